@@ -1,0 +1,43 @@
+"""Numbers that a notebook hands to its test and to `records.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from IPython.display import display
+
+MIME = "application/vnd.m2f.record+json"
+
+
+def record(name: str, value: Any) -> None:
+    """Store a number with the cell's output, and show it in one line.
+
+    Args:
+        name: identifier, unique within the notebook.
+        value: anything JSON knows (numbers, strings, lists, dicts). numpy scalars are converted.
+    """
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    display({MIME: {"name": name, "value": value}, "text/plain": f"{name} = {text}"}, raw=True)
+
+
+def read_records(notebook: Any) -> dict[str, Any]:
+    """All numbers recorded in an executed notebook.
+
+    Args:
+        notebook: an `nbformat.NotebookNode` with outputs.
+
+    Returns: `{name: value}` in the order in which they were recorded.
+    Raises: ValueError if a name was recorded twice.
+    """
+    found: dict[str, Any] = {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            entry = output.get("data", {}).get(MIME)
+            if entry is None:
+                continue
+            if entry["name"] in found:
+                raise ValueError(f"the record {entry['name']!r} is written twice; give each record its own name")
+            found[entry["name"]] = entry["value"]
+    return found

@@ -1,4 +1,5 @@
-"""The recipe of the weights that travel with the package: the demo model, trained from nothing on day scenes. `m2f pretrain`."""
+"""The recipe of the weights that travel with the package: the demo model, trained from nothing on day scenes. `m2f
+pretrain`."""
 
 from __future__ import annotations
 
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 from m2f_helpers import checkpoints, config, training
@@ -51,16 +51,21 @@ def pretrain(work_dir: str | Path, out: str | Path, recipe: Recipe | None = None
     edited = config.set_data(config.profile_edits("demo"), pictures)
     edited = config.set_crop(edited, [recipe.crop, recipe.crop], scales=recipe.scales)
     edited = config.set_batch(edited, 8, recipe.learning_rate)
-    edited = config.set_schedule(edited, recipe.iterations, val_interval=max(1, recipe.iterations // 6), log_interval=20)
+    edited = config.set_schedule(
+        edited, recipe.iterations, val_interval=max(1, recipe.iterations // 6), log_interval=20
+    )
     resume = any((work_dir / "run").glob("iter_*.pth"))
     result = training.train(edited, work_dir / "run", seed=recipe.seed, device=device, resume=resume)
     return export(result.checkpoint, out, {"miou_day": round(result.miou, 4), "recipe": vars(recipe)})
 
 
 def export(checkpoint: Path, out: Path, facts: dict) -> Path:
-    """Write a checkpoint's weights in 16 bit, with the class names and nothing else, and a `.json` with facts beside it."""
+    """Write a checkpoint's weights in 16 bit, with the class names and nothing else, and a `.json` with facts beside
+    it."""
     content = checkpoints.read_checkpoint(checkpoint)
-    state = {name: value.half() if value.is_floating_point() else value for name, value in content["state_dict"].items()}
+    state = {
+        name: value.half() if value.is_floating_point() else value for name, value in content["state_dict"].items()
+    }
     meta = content["meta"]["dataset_meta"]
     kept = {"classes": tuple(meta["classes"]), "palette": [list(map(int, color)) for color in meta["palette"]]}
     checkpoints.save_atomically({"state_dict": state, "meta": {"dataset_meta": kept}}, out)

@@ -58,7 +58,8 @@ class Profile:
         crop_size: training crop, `[H, W]` pixels.
         scales: shorter side to which a training picture is resized before the crop; one is drawn at random, pixels.
         max_size: largest longer side after that resize, pixels.
-        test_size: `[shorter, longer]` side limit at inference, pixels; the picture keeps its aspect ratio. The class map is
+        test_size: `[shorter, longer]` side limit at inference, pixels; the picture keeps its aspect ratio. The class
+            map is
             scaled back and compared with the labels at their full size.
         batch_size: training pictures per step and device.
         learning_rate: of AdamW at the start; a polynomial schedule takes it to 0.

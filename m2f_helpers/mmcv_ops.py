@@ -5,8 +5,8 @@ nobody ships as a wheel for today's Python and torch. Mask2Former needs exactly 
 deformable attention, and mmcv itself carries that one in PyTorch too (`multi_scale_deformable_attn_pytorch`,
 Deformable DETR, arXiv 2010.04159, section 4.1).
 
-`register` appends an import hook that is asked only after every regular way to find `mmcv._ext` has failed, so a compiled
-mmcv stays untouched. Nothing is imported until somebody imports `mmcv.ops`.
+`register` appends an import hook that is asked only after every regular way to find `mmcv._ext` has failed, so a
+compiled mmcv stays untouched. Nothing is imported until somebody imports `mmcv.ops`.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ def _fast_op() -> Callable[..., Any] | None:
 def _missing_op(name: str) -> Callable[..., Any]:
     def missing(*args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(
-            f"the compiled op {name!r} is not part of mmcv-lite, and Mask2Former does not need it. If your own code does, "
-            f"build the full mmcv against your torch: pip uninstall mmcv-lite && {BUILD_COMMAND}"
+            f"the compiled op {name!r} is not part of mmcv-lite, and Mask2Former does not need it. If your own code "
+            f"does, build the full mmcv against your torch: pip uninstall mmcv-lite && {BUILD_COMMAND}"
         )
 
     missing.__name__ = missing.__qualname__ = name

@@ -35,10 +35,10 @@ def register() -> None:
 
     Raises: ImportError if mmseg or mmdet was imported before and there is no compiled extension for them.
     """
-    if any(isinstance(finder, _StandInFinder) for finder in sys.meta_path):
+    if is_registered():
         return
     early = [name for name in ("mmseg", "mmdet") if name in sys.modules]
-    if early and EXTENSION not in sys.modules and importlib.util.find_spec(EXTENSION) is None:
+    if early and EXTENSION not in sys.modules and is_stand_in():
         raise ImportError(
             f"{early[0]} was imported before m2f_helpers, without its compiled ops: restart Python (in a notebook, the "
             "kernel) and import m2f_helpers first"
@@ -47,13 +47,20 @@ def register() -> None:
     sys.meta_path.append(_StandInFinder())
 
 
+def is_registered() -> bool:
+    """True once the import hooks are in place."""
+    return any(isinstance(finder, _StandInFinder) for finder in sys.meta_path)
+
+
 def is_stand_in() -> bool:
     """True if `mmcv._ext` is, or would be, the stand-in of this module; False with a compiled mmcv."""
     if EXTENSION in sys.modules:
         return isinstance(sys.modules[EXTENSION], _StandIn)
-    return importlib.util.find_spec("mmcv") is not None and isinstance(
-        getattr(importlib.util.find_spec(EXTENSION), "loader", None), _StandInLoader
-    )
+    package = importlib.util.find_spec("mmcv")
+    if package is None:
+        return False
+    compiled = importlib.machinery.PathFinder.find_spec(EXTENSION, package.submodule_search_locations)
+    return compiled is None
 
 
 def fast_attention_available() -> bool:

@@ -32,7 +32,7 @@ UNDECLARED = {  # imported by mmseg or mmdet, and what breaks without them
     "terminaltables": "mmdet needs it",
     "scipy": "the Hungarian matching",
 }
-OTHERS = [
+OTHERS = [  # as in pyproject.toml, one to a line there
     "numpy",
     "pillow",
     "matplotlib",

@@ -37,7 +37,9 @@ def check() -> None:
 @main.command()
 @click.argument("notebooks", nargs=-1)
 @click.option("--profile", default="demo", show_default=True, help="demo (CPU, no network) or ade20k (GPU advised).")
-@click.option("--data", type=click.Path(path_type=Path), help="A data set in ADE20K's layout; without it, drawn scenes.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="A data set in ADE20K's layout; without it, drawn scenes."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
 @click.option("-p", "--parameter", "extra", multiple=True, metavar="NAME=VALUE", help="Set another parameter.")
 def run(notebooks: tuple[str, ...], profile: str, data: Path | None, out: Path, extra: tuple[str, ...]) -> None:

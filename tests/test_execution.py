@@ -48,7 +48,9 @@ def test_the_five_notebooks_are_found():
     assert list(execution.list_notebooks()) == FIVE
 
 
-@pytest.mark.parametrize("word", ["4", "04", "04_finetune", "finetune", "04_finetune.ipynb", "notebooks/04_finetune.ipynb"])
+@pytest.mark.parametrize(
+    "word", ["4", "04", "04_finetune", "finetune", "04_finetune.ipynb", "notebooks/04_finetune.ipynb"]
+)
 def test_a_notebook_has_many_names(word):
     assert list(execution.find_notebooks([word])) == ["04_finetune"]
 

@@ -35,6 +35,20 @@ def check() -> None:
 
 
 @main.command()
+@click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("runs"))
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default="notebooks/figures")
+def figures(runs: Path, folder: Path) -> None:
+    """Take the README's pictures out of the executed notebooks in RUNS and write them to FOLDER."""
+    import nbformat
+
+    from m2f_helpers import execution
+
+    for name in execution.list_notebooks():
+        for path in execution.export_figures(nbformat.read(runs / f"{name}.ipynb", as_version=4), folder):
+            click.echo(path)
+
+
+@main.command()
 @click.argument("notebooks", nargs=-1)
 @click.option("--profile", default="demo", show_default=True, help="demo (CPU, no network) or ade20k (GPU advised).")
 @click.option("--data", type=click.Path(path_type=Path), help="Data in ADE20K's layout; without it, drawn scenes.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import json
 import os
 import re
@@ -216,3 +217,28 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def export_figures(notebook: Any, folder: Path) -> list[Path]:
+    """Write the pictures of an executed notebook that the README shows.
+
+    Args:
+        notebook: an `nbformat.NotebookNode` with outputs; its cells tagged `figure-NAME` hold the pictures.
+        folder: where `NAME.png` goes.
+
+    Returns: the files written.
+    Raises: ValueError if a tagged cell has no picture.
+    """
+    written = []
+    for cell in notebook.cells:
+        names = [tag.removeprefix("figure-") for tag in cell.metadata.get("tags", []) if tag.startswith("figure-")]
+        for name in names:
+            pictures = [o["data"]["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+            if not pictures:
+                raise ValueError(f"the cell tagged figure-{name} has no picture: was the notebook executed?")
+            path = Path(folder) / f"{name}.png"
+            temporary = path.with_name(f".{path.name}.tmp")
+            temporary.write_bytes(base64.b64decode(pictures[0]))
+            os.replace(temporary, path)
+            written.append(path)
+    return written

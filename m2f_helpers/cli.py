@@ -2,13 +2,68 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Any
+
 import click
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Sentences(click.Group):
+    """Ends a command that met bad input with one sentence and exit status 1, instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; ValueError and OSError become click's one-line errors."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Sentences, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="m2f-helpers", prog_name="m2f")
 def main() -> None:
     """Mask2Former on ADE20K: check, prepare, train, look."""
+
+
+@main.command()
+def check() -> None:
+    """Show what is installed, what is wrong, and the command that mends it."""
+    from m2f_helpers import environment
+
+    sys.exit(environment.main())
+
+
+@main.command()
+@click.argument("notebooks", nargs=-1)
+@click.option("--profile", default="demo", show_default=True, help="demo (CPU, no network) or ade20k (GPU advised).")
+@click.option("--data", type=click.Path(path_type=Path), help="Data in ADE20K's layout; without it, drawn scenes.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option("-p", "--parameter", "extra", multiple=True, metavar="NAME=VALUE", help="Set another parameter.")
+def run(notebooks: tuple[str, ...], profile: str, data: Path | None, out: Path, extra: tuple[str, ...]) -> None:
+    """Execute NOTEBOOKS (numbers or names; default all five) and write notebooks, HTML and records.json to --out."""
+    from m2f_helpers import execution
+
+    parameters = execution.parse_parameters(extra)
+    if not execution.run_notebooks(notebooks, profile=profile, data=data, out=out, parameters=parameters):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.option("--train", default=48, show_default=True, help="Number of training pairs.")
+@click.option("--val", default=16, show_default=True, help="Number of validation pairs.")
+@click.option("--domain", type=click.Choice(["day", "dusk"]), default="day", show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--size", nargs=2, type=int, default=None, help="Height and width; without it, sizes vary from 300 to 800."
+)
+def scenes(folder: str, train: int, val: int, domain: str, seed: int, size: tuple[int, int] | None) -> None:
+    """Draw a data set in ADE20K's layout into FOLDER, without any download."""
+    from m2f_helpers.scenes import make_scenes
+
+    root = make_scenes(folder, train, val, domain, seed, list(size) if size else None)
+    click.echo(f"{train} training and {val} validation pairs ({domain}) in {root}")
 
 
 if __name__ == "__main__":

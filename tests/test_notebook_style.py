@@ -121,7 +121,7 @@ def test_fresh_runtime_cell_is_the_same_everywhere_and_first(notebook):
 
 @pytest.mark.parametrize("present", [True, False])
 def test_fresh_runtime_cell_keeps_numpy_and_torch(monkeypatch, present):
-    """It does nothing where the package is; elsewhere it names the installed numpy and torch, so that pip keeps them."""
+    """It does nothing where the package is; elsewhere it names the installed numpy and torch, so pip keeps them."""
     import importlib.metadata
     import importlib.util
 

@@ -27,8 +27,8 @@ class Recipe:
     """How the shipped weights are made; the defaults are the ones that made them."""
 
     scenes: int = 1200
-    val_scenes: int = 64
-    iterations: int = 2400
+    val_scenes: int = 32
+    iterations: int = 1800
     crop: int = 160
     scales: tuple[int, ...] = (160, 176, 192, 208, 224)
     learning_rate: float = 1e-3
@@ -52,7 +52,7 @@ def pretrain(work_dir: str | Path, out: str | Path, recipe: Recipe | None = None
     edited = config.set_crop(edited, [recipe.crop, recipe.crop], scales=recipe.scales)
     edited = config.set_batch(edited, 8, recipe.learning_rate)
     edited = config.set_schedule(
-        edited, recipe.iterations, val_interval=max(1, recipe.iterations // 6), log_interval=20
+        edited, recipe.iterations, val_interval=max(1, recipe.iterations // 4), log_interval=20
     )
     resume = any((work_dir / "run").glob("iter_*.pth"))
     result = training.train(edited, work_dir / "run", seed=recipe.seed, device=device, resume=resume)
@@ -98,5 +98,6 @@ def render(root: Path, train: int, val: int, domain: str = "day") -> Path:
 def _write(path: Path, picture: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(cv2.imencode(path.suffix, picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else []
+    part.write_bytes(cv2.imencode(path.suffix, picture, options)[1].tobytes())
     os.replace(part, path)

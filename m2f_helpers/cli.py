@@ -2,13 +2,85 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Any
+
 import click
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Sentences(click.Group):
+    """Ends a command that met bad input with one sentence and exit status 1, instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; ValueError and OSError become click's one-line errors."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Sentences, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="m2f-helpers", prog_name="m2f")
 def main() -> None:
     """Mask2Former on ADE20K: check, prepare, train, look."""
+
+
+@main.command()
+def check() -> None:
+    """Show what is installed, what is wrong, and the command that mends it."""
+    from m2f_helpers import environment
+
+    sys.exit(environment.main())
+
+
+@main.command()
+@click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("runs"))
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default="notebooks/figures")
+def figures(runs: Path, folder: Path) -> None:
+    """Take the README's pictures out of the executed notebooks in RUNS and write them to FOLDER."""
+    import nbformat
+
+    from m2f_helpers import execution
+
+    for name in execution.list_notebooks():
+        for path in execution.export_figures(nbformat.read(runs / f"{name}.ipynb", as_version=4), folder):
+            click.echo(path)
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
+@click.option("--profile", default="demo", show_default=True, help="demo or ade20k; which config is meant.")
+@click.option("--config", type=click.Path(path_type=Path), help="A config file in place of the profile's.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; without it, the profile's own.")
+@click.option("--alpha", default=0.55, show_default=True, help="Weight of the class colours, 0 to 1.")
+@click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
+def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
+    """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out."""
+    from m2f_helpers import inference
+
+    model = inference.load_profile(profile, config, checkpoint, device)
+    report = inference.predict(model, images, out, alpha=alpha)
+    click.echo(f"{report.table['file'].nunique()} pictures segmented, {len(report.files)} files in {out}")
+    for name, reason in report.failed.items():
+        click.echo(reason if name in reason else f"{name}: {reason}", err=True)
+    sys.exit(1 if report.failed else 0)
+
+
+@main.command()
+@click.argument("notebooks", nargs=-1)
+@click.option("--profile", default="demo", show_default=True, help="demo (CPU, no network) or ade20k (GPU advised).")
+@click.option("--data", type=click.Path(path_type=Path), help="Data in ADE20K's layout; without it, drawn scenes.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option("-p", "--parameter", "extra", multiple=True, metavar="NAME=VALUE", help="Set another parameter.")
+def run(notebooks: tuple[str, ...], profile: str, data: Path | None, out: Path, extra: tuple[str, ...]) -> None:
+    """Execute NOTEBOOKS (numbers or names; default all five) and write notebooks, HTML and records.json to --out."""
+    from m2f_helpers import execution
+
+    parameters = execution.parse_parameters(extra)
+    if not execution.run_notebooks(notebooks, profile=profile, data=data, out=out, parameters=parameters):
+        sys.exit(1)
 
 
 @main.command()

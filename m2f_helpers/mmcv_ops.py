@@ -5,8 +5,8 @@ nobody ships as a wheel for today's Python and torch. Mask2Former needs exactly 
 deformable attention, and mmcv itself carries that one in PyTorch too (`multi_scale_deformable_attn_pytorch`,
 Deformable DETR, arXiv 2010.04159, section 4.1).
 
-`register` appends an import hook that is asked only after every regular way to find `mmcv._ext` has failed, so a compiled
-mmcv stays untouched. Nothing is imported until somebody imports `mmcv.ops`.
+`register` appends an import hook that is asked only after every regular way to find `mmcv._ext` has failed, so a
+compiled mmcv stays untouched. Nothing is imported until somebody imports `mmcv.ops`.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def register() -> None:
 
     Raises: ImportError if mmseg or mmdet was imported before and there is no compiled extension for them.
     """
-    if any(isinstance(finder, _StandInFinder) for finder in sys.meta_path):
+    if is_registered():
         return
     early = [name for name in ("mmseg", "mmdet") if name in sys.modules]
-    if early and EXTENSION not in sys.modules and importlib.util.find_spec(EXTENSION) is None:
+    if early and EXTENSION not in sys.modules and is_stand_in():
         raise ImportError(
             f"{early[0]} was imported before m2f_helpers, without its compiled ops: restart Python (in a notebook, the "
             "kernel) and import m2f_helpers first"
@@ -47,13 +47,20 @@ def register() -> None:
     sys.meta_path.append(_StandInFinder())
 
 
+def is_registered() -> bool:
+    """True once the import hooks are in place."""
+    return any(isinstance(finder, _StandInFinder) for finder in sys.meta_path)
+
+
 def is_stand_in() -> bool:
     """True if `mmcv._ext` is, or would be, the stand-in of this module; False with a compiled mmcv."""
     if EXTENSION in sys.modules:
         return isinstance(sys.modules[EXTENSION], _StandIn)
-    return importlib.util.find_spec("mmcv") is not None and isinstance(
-        getattr(importlib.util.find_spec(EXTENSION), "loader", None), _StandInLoader
-    )
+    package = importlib.util.find_spec("mmcv")
+    if package is None:
+        return False
+    compiled = importlib.machinery.PathFinder.find_spec(EXTENSION, package.submodule_search_locations)
+    return compiled is None
 
 
 def fast_attention_available() -> bool:
@@ -144,8 +151,8 @@ def _fast_op() -> Callable[..., Any] | None:
 def _missing_op(name: str) -> Callable[..., Any]:
     def missing(*args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(
-            f"the compiled op {name!r} is not part of mmcv-lite, and Mask2Former does not need it. If your own code does, "
-            f"build the full mmcv against your torch: pip uninstall mmcv-lite && {BUILD_COMMAND}"
+            f"the compiled op {name!r} is not part of mmcv-lite, and Mask2Former does not need it. If your own code "
+            f"does, build the full mmcv against your torch: pip uninstall mmcv-lite && {BUILD_COMMAND}"
         )
 
     missing.__name__ = missing.__qualname__ = name

@@ -21,5 +21,6 @@ def resource(name: str) -> Path:
         if place.exists():
             return place
     raise FileNotFoundError(
-        f"{name} is missing: looked for {places[0]} and {places[1]}. Reinstall the package: pip install --force-reinstall m2f-helpers"
+        f"{name} is missing: looked for {places[0]} and {places[1]}. Reinstall the package: "
+        "pip install --force-reinstall --no-deps m2f-helpers"
     )

@@ -1,0 +1,147 @@
+"""Settings of the two profiles, `demo` and `ade20k`, as data. Taught in notebook 04.
+
+Both profiles go through the same functions. What differs between them (how wide the model is, how many pixels, how many
+iterations) stands here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from types import MappingProxyType
+from typing import Any
+
+PUBLISHED = "mask2former_r50_8xb2-160k_ade20k-512x512"
+
+# The published model made narrow: the same parts in the same order, fewer and thinner layers.
+_NARROW = {
+    "model.backbone.depth": 18,
+    "model.backbone.base_channels": 16,
+    "model.backbone.init_cfg": None,
+    "model.backbone.norm_cfg": {"type": "BN", "requires_grad": True},
+    "model.decode_head.in_channels": [16, 32, 64, 128],
+    "model.decode_head.feat_channels": 64,
+    "model.decode_head.out_channels": 64,
+    "model.decode_head.num_queries": 20,
+    "model.decode_head.pixel_decoder.norm_cfg.num_groups": 16,
+    "model.decode_head.pixel_decoder.encoder.num_layers": 2,
+    "model.decode_head.pixel_decoder.encoder.layer_cfg.self_attn_cfg.embed_dims": 64,
+    "model.decode_head.pixel_decoder.encoder.layer_cfg.self_attn_cfg.num_heads": 4,
+    "model.decode_head.pixel_decoder.encoder.layer_cfg.ffn_cfg.embed_dims": 64,
+    "model.decode_head.pixel_decoder.encoder.layer_cfg.ffn_cfg.feedforward_channels": 128,
+    "model.decode_head.pixel_decoder.positional_encoding.num_feats": 32,
+    "model.decode_head.positional_encoding.num_feats": 32,
+    "model.decode_head.transformer_decoder.num_layers": 3,
+    "model.decode_head.transformer_decoder.layer_cfg.self_attn_cfg.embed_dims": 64,
+    "model.decode_head.transformer_decoder.layer_cfg.self_attn_cfg.num_heads": 4,
+    "model.decode_head.transformer_decoder.layer_cfg.cross_attn_cfg.embed_dims": 64,
+    "model.decode_head.transformer_decoder.layer_cfg.cross_attn_cfg.num_heads": 4,
+    "model.decode_head.transformer_decoder.layer_cfg.ffn_cfg.embed_dims": 64,
+    "model.decode_head.transformer_decoder.layer_cfg.ffn_cfg.feedforward_channels": 256,
+    "model.decode_head.train_cfg.num_points": 1024,
+    "optim_wrapper.clip_grad.max_norm": 1.0,
+    "optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One set of settings.
+
+    Attributes:
+        name: what `PROFILE` in a notebook and `--profile` on the command line say.
+        title: one line for people.
+        published: name of the config in mmseg's own metafile that everything starts from.
+        weights: weights that fine-tuning starts from: `"demo_day"` (in the package) or a name in mmseg's metafile.
+        model_changes: what is different from the published config, `{dotted key: value}`.
+        crop_size: training crop, `[H, W]` pixels.
+        scales: shorter side to which a training picture is resized before the crop; one is drawn at random, pixels.
+        max_size: largest longer side after that resize, pixels.
+        test_size: `[shorter, longer]` side limit at inference, pixels; the picture keeps its aspect ratio. The class map is
+            scaled back and compared with the labels at their full size.
+        batch_size: training pictures per step and device.
+        learning_rate: of AdamW at the start; a polynomial schedule takes it to 0.
+        iterations: steps of a fine-tune when there is enough data.
+        max_epochs: no more steps than this many passes over the data.
+        max_val: validate on at most this many pictures; 0 means all.
+        log_interval: steps between two lines of the log file.
+        dropped_steps: steps of the training pipeline that are left out.
+        train_scenes, val_scenes: number of drawn scenes when there is no data set.
+    """
+
+    name: str
+    title: str
+    weights: str
+    crop_size: tuple[int, int]
+    scales: tuple[int, ...]
+    max_size: int
+    test_size: tuple[int, int]
+    batch_size: int
+    learning_rate: float
+    iterations: int
+    max_epochs: int
+    log_interval: int
+    dropped_steps: tuple[str, ...] = ()
+    max_val: int = 0
+    train_scenes: int = 96
+    val_scenes: int = 24
+    published: str = PUBLISHED
+    model_changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def iterations_for(self, pictures: int) -> int:
+        """Steps of a fine-tune on that many pictures: `iterations`, but at most `max_epochs` passes over the data.
+
+        Raises: ValueError if there is no picture.
+        """
+        if pictures < 1:
+            raise ValueError(f"expected at least one training picture, got {pictures}")
+        return min(self.iterations, max(2, ceil(self.max_epochs * pictures / self.batch_size)))
+
+
+PROFILES: Mapping[str, Profile] = MappingProxyType(
+    {
+        "demo": Profile(
+            name="demo",
+            title="narrow Mask2Former (ResNet-18, 1.1 M parameters) on drawn scenes, minutes on two CPU cores",
+            weights="demo_day",
+            crop_size=(192, 192),
+            scales=(160, 176, 192, 208, 224, 256),
+            max_size=1024,
+            test_size=(192, 768),
+            batch_size=8,
+            learning_rate=1e-3,
+            iterations=150,
+            max_epochs=15,
+            log_interval=5,
+            dropped_steps=("PhotoMetricDistortion",),  # in drawn scenes the colour tells the class
+            model_changes=MappingProxyType(_NARROW),
+        ),
+        "ade20k": Profile(
+            name="ade20k",
+            title="the published Mask2Former R50 (44.0 M parameters) on ADE20K, a GPU is advised",
+            weights=PUBLISHED,
+            crop_size=(512, 512),
+            scales=tuple(512 * x // 10 for x in range(5, 21)),
+            max_size=2048,
+            test_size=(512, 2048),
+            batch_size=2,
+            learning_rate=1e-4,
+            iterations=1000,
+            max_epochs=2,
+            log_interval=10,
+        ),
+    }
+)
+
+
+def get_profile(name: str | Profile) -> Profile:
+    """The profile of that name; a `Profile` is handed back as it is.
+
+    Raises: ValueError if there is no such profile.
+    """
+    if isinstance(name, Profile):
+        return name
+    if name not in PROFILES:
+        raise ValueError(f"expected a profile out of {', '.join(PROFILES)}, got {name!r}")
+    return PROFILES[name]

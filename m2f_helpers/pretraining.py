@@ -11,20 +11,17 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import cv2
-import numpy as np
-from tqdm.auto import tqdm
-
 from m2f_helpers import checkpoints, config, training
-from m2f_helpers.scenes import draw_scene
+from m2f_helpers.resize import prepare
+from m2f_helpers.scenes import make_scenes
 
-SIZE = [256, 256]
-VAL_SEEDS = 500_000
+SCENES_SEED = 1  # none of these scenes is among the ones that the notebooks draw, seed 0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the shipped weights are made; the defaults are the ones that made them."""
+    """How the shipped weights are made; the defaults are the ones that made them. Pictures are 512 x 512, as in
+    notebook 02."""
 
     scenes: int = 1200
     val_scenes: int = 32
@@ -47,7 +44,8 @@ def pretrain(work_dir: str | Path, out: str | Path, recipe: Recipe | None = None
     Returns: `out`.
     """
     recipe, work_dir, out = recipe or Recipe(), Path(work_dir), Path(out)
-    pictures = render(work_dir / "day", recipe.scenes, recipe.val_scenes)
+    drawn = make_scenes(work_dir / "day", recipe.scenes, recipe.val_scenes, "day", SCENES_SEED)
+    pictures = prepare(drawn, work_dir / "prepared", workers=1).root
     edited = config.set_data(config.profile_edits("demo"), pictures)
     edited = config.set_crop(edited, [recipe.crop, recipe.crop], scales=recipe.scales)
     edited = config.set_batch(edited, 8, recipe.learning_rate)
@@ -79,25 +77,3 @@ def export(checkpoint: Path, out: Path, facts: dict) -> Path:
     part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     os.replace(part, out.with_suffix(".json"))
     return out
-
-
-def render(root: Path, train: int, val: int, domain: str = "day") -> Path:
-    """Draw scenes and stretch them to 256 x 256, in ADE20K's layout; only missing ones are drawn."""
-    jobs = [("training", i) for i in range(train)] + [("validation", VAL_SEEDS + i) for i in range(val)]
-    for split, seed in tqdm(jobs, desc=f"drawing {domain} scenes"):
-        image, labels = (root / kind / split / f"scene_{seed:08d}" for kind in ("images", "annotations"))
-        if labels.with_suffix(".png").exists():
-            continue
-        scene = draw_scene(seed, domain)
-        picture = cv2.resize(scene.image, SIZE, interpolation=cv2.INTER_AREA)
-        _write(image.with_suffix(".jpg"), picture[..., ::-1])
-        _write(labels.with_suffix(".png"), cv2.resize(scene.label_map, SIZE, interpolation=cv2.INTER_NEAREST))
-    return root
-
-
-def _write(path: Path, picture: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else []
-    part.write_bytes(cv2.imencode(path.suffix, picture, options)[1].tobytes())
-    os.replace(part, path)

@@ -85,8 +85,8 @@ class Profile:
     log_interval: int
     dropped_steps: tuple[str, ...] = ()
     max_val: int = 0
-    train_scenes: int = 96
-    val_scenes: int = 24
+    train_scenes: int = 48
+    val_scenes: int = 16
     published: str = PUBLISHED
     model_changes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -113,7 +113,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             batch_size=8,
             learning_rate=1e-3,
             iterations=150,
-            max_epochs=15,
+            max_epochs=25,
             log_interval=5,
             dropped_steps=("PhotoMetricDistortion",),  # in drawn scenes the colour tells the class
             model_changes=MappingProxyType(_NARROW),

@@ -144,6 +144,7 @@ def profile_edits(profile: str | Profile = "demo") -> Edited:
     profile = get_profile(profile)
     edited = remove_dead_keys(published_config(profile))
     edited = _apply(edited, profile.model_changes, f"profile {profile.name}: {profile.title}")
+    edited = _inherit_zero_label(edited)
     for kind in profile.dropped_steps:
         edited = drop_step(edited, kind)
     edited = set_crop(edited, list(profile.crop_size), scales=profile.scales, max_size=profile.max_size)
@@ -245,6 +246,14 @@ class Layout:
     suffix: str
     train: Part
     val: Part
+
+
+def _inherit_zero_label(source: Config | Edited) -> Edited:
+    """Let every pipeline take from the data set what 0 means on disk, so that the two cannot disagree."""
+    edited = _start(source)
+    keys = [_step(edited.cfg, pipeline, "LoadAnnotations", needed=False) for pipeline in PIPELINES]
+    values = {f"{key}.reduce_zero_label": None for key in keys if key}
+    return _apply(edited, values, "what 0 means on disk is the data set's business; said twice it can disagree")
 
 
 def find_layout(root: str | Path) -> Layout:
@@ -431,7 +440,7 @@ def set_classes(
     palette = _spread_colors(count) if palette is None else [list(color) for color in palette]
     if len(palette) != count or any(len(color) != 3 for color in palette):
         raise ValueError(f"expected {count} colours [R, G, B] for {count} classes, got {len(palette)}")
-    edited = _start(source)
+    edited = _inherit_zero_label(source)
     values: dict[str, Any] = {
         "model.decode_head.num_classes": count,
         "model.decode_head.loss_cls.class_weight": [1.0] * count + [0.1],
@@ -440,10 +449,6 @@ def set_classes(
         values[f"{dataset}.type"] = "BaseSegDataset"
         values[f"{dataset}.metainfo"] = {"classes": tuple(classes), "palette": palette}
         values[f"{dataset}.reduce_zero_label"] = reduce_zero_label
-    for pipeline in PIPELINES:
-        step = _step(edited.cfg, pipeline, "LoadAnnotations", needed=False)
-        if step:
-            values[f"{step}.reduce_zero_label"] = reduce_zero_label
     return _apply(edited, values, f"{count} classes; the loss has one weight more, 0.1, for 'no object'")
 
 

@@ -369,6 +369,9 @@ def _prepare(cfg: Config, work_dir: Path, seed: int, device: str, launcher: str)
     cfg.randomness = {"seed": seed, "deterministic": device == "cpu"}
     cfg.launcher = launcher
     cfg.experiment_name = f"{work_dir.name}_{os.getpid()}_{next(_run_numbers)}"
+    cfg.env_cfg.cudnn_benchmark = device != "cpu"
+    if not (cfg.default_hooks.get("visualization") or {}).get("draw"):
+        cfg.default_hooks.pop("visualization", None)  # without `draw` it does nothing but warn about it
     if "visualizer" in cfg:
         cfg.visualizer.pop("name", None)  # one name for two runs would mean one folder for both
     if launcher != "none" and device == "cpu":

@@ -56,9 +56,17 @@ def find_notebooks(wanted: Iterable[str]) -> dict[str, Path]:
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
-    """Names and default values of a notebook's `parameters` cell."""
-    found = papermill.inspect_notebook(str(path))
-    return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
+    """Names and default values of a notebook's `parameters` cell.
+
+    papermill's own `inspect_notebook` reads lines with a regular expression and loses some that carry a comment.
+
+    Raises: ValueError if there is not exactly one such cell.
+    """
+    cells = [c for c in nbformat.read(path, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ValueError(f"{path}: expected one cell tagged `parameters`, got {len(cells)}")
+    assignments = [node for node in ast.parse(cells[0].source).body if isinstance(node, ast.Assign)]
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in assignments}
 
 
 def parse_parameters(words: Iterable[str]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def find_notebooks(wanted: Iterable[str]) -> dict[str, Path]:
 def read_parameters(path: Path) -> dict[str, Any]:
     """Names and default values of a notebook's `parameters` cell.
 
-    papermill's own `inspect_notebook` reads lines with a regular expression and loses some that carry a comment.
+    papermill's own `inspect_notebook` reads lines with a regular expression and gives up on comments with an equals sign.
 
     Raises: ValueError if there is not exactly one such cell.
     """

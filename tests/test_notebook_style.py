@@ -100,7 +100,7 @@ def test_parameters_are_literals_with_comments(notebook):
 
 
 def test_papermill_reads_every_parameter_too(name):
-    """papermill's reader gives up on a line whose comment holds quotes, and then warns on every run."""
+    """papermill's reader gives up on a line whose comment holds an equals sign, and then warns on every run."""
     path = NOTEBOOKS / f"{name}.ipynb"
     assert papermill.inspect_notebook(str(path)).keys() == execution.read_parameters(path).keys()
 

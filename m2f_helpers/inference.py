@@ -269,7 +269,9 @@ def _segment_array(model: Any, image: np.ndarray, source: str, layers: bool) -> 
     with _watch_attention(model.decode_head, layers) as seen:
         class_logits, mask_logits = model.decode_head(model.extract_feat(inputs), samples)
     if not torch.isfinite(class_logits[-1]).all() or not torch.isfinite(mask_logits[-1]).all():
-        raise ValueError(f"{source}: the model's scores are not finite numbers, so its weights are damaged; load others")
+        raise ValueError(
+            f"{source}: the model's scores are not finite numbers, so its weights are damaged; load others"
+        )
     geometry = _geometry(samples[0].metainfo, image.shape[:2])
     scores = class_scores(class_logits[-1], mask_logits[-1], geometry.padded)[..., geometry.rows, geometry.columns]
     label_map, best = upsampled_argmax(scores, geometry.picture)
@@ -418,7 +420,9 @@ def _prepare(model: Any, image: np.ndarray, source: str) -> tuple[Tensor, list[A
         packed = pipeline({"img": np.ascontiguousarray(image[..., ::-1])})  # mmseg's pipelines work on BGR
     except Exception as error:
         size = f"{image.shape[0]} x {image.shape[1]}"
-        raise ValueError(f"{source}: the test pipeline cannot take a picture of {size} pixels: {_line(error)}") from error
+        raise ValueError(
+            f"{source}: the test pipeline cannot take a picture of {size} pixels: {_line(error)}"
+        ) from error
     data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
     data = model.data_preprocessor(data, training=False)
     return data["inputs"], data["data_samples"]

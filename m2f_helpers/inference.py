@@ -512,7 +512,11 @@ def _prepare(model: Any, image: np.ndarray, source: str) -> tuple[Tensor, list[A
     except Exception as error:
         size = f"{image.shape[0]} x {image.shape[1]}"
         raise ValueError(
+<<<<<<< HEAD
             f"{source}: the test pipeline cannot take a picture of {size} pixels: {one_line(error)}"
+=======
+            f"{source}: the test pipeline cannot take a picture of {size} pixels: {_line(error)}"
+>>>>>>> anatomy
         ) from error
     data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
     data = model.data_preprocessor(data, training=False)

@@ -58,7 +58,7 @@ def find_notebooks(wanted: Iterable[str]) -> dict[str, Path]:
 def read_parameters(path: Path) -> dict[str, Any]:
     """Names and default values of a notebook's `parameters` cell.
 
-    papermill's own `inspect_notebook` reads lines with a regular expression and gives up on comments with an equals sign.
+    papermill's own `inspect_notebook` reads line by line and gives up where a comment holds an equals sign.
 
     Raises: ValueError if there is not exactly one such cell.
     """
@@ -211,7 +211,7 @@ def _check_pairs(data: Path) -> None:
             more = f" (and {len(problems) - 1} more; `m2f check --data {data}` lists them)" if len(problems) > 1 else ""
             raise ValueError(f"{problems[0].path} {problems[0].message}{more}")
         if not pairs:
-            raise ValueError(f"{root / 'images' / split} holds no picture with a label map; each split needs at least one")
+            raise ValueError(f"{root / 'images' / split}: no picture with a label map; each split needs at least one")
 
 
 def _writable_folder(out: Path) -> Path:

@@ -20,7 +20,7 @@ from typing import Any
 import mmseg
 import numpy as np
 import torch
-import yaml
+from mmengine.fileio import load as load_file
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 
@@ -75,16 +75,12 @@ def published(name: str) -> Published:
 
     Raises: ValueError if the metafile has no such name.
     """
-    models = yaml.safe_load(METAFILE.read_text(encoding="utf-8"))["Models"]
+    models = load_file(METAFILE)["Models"]
     for entry in models:
         if entry["Name"] == name:
             url = entry["Weights"]
             file_name = url.rsplit("/", 1)[1]
-            miou = (
-                entry["Results"]["Metrics"]["mIoU"]
-                if isinstance(entry["Results"], dict)
-                else entry["Results"][0]["Metrics"]["mIoU"]
-            )
+            miou = entry["Results"]["Metrics"]["mIoU"]
             config = METAFILE.parent.parent.parent / entry["Config"]
             return Published(name, config, url, file_name, _hash_in(file_name), miou)
     known = ", ".join(sorted(entry["Name"] for entry in models))

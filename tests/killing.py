@@ -22,8 +22,8 @@ import torch  # noqa: E402
 from m2f_helpers import checkpoints, config, training  # noqa: E402
 
 
-def in_child(work, kill_after: float | None = None) -> int:
-    """Run `work` in a forked child; its exit status, or minus the signal that ended it."""
+def in_child(work, wait=None) -> int:
+    """Run `work` in a forked child, kill it when `wait` returns; its exit status, or minus the signal that ended it."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -32,8 +32,8 @@ def in_child(work, kill_after: float | None = None) -> int:
             status = 0
         finally:
             os._exit(status)
-    if kill_after is not None:
-        time.sleep(kill_after)
+    if wait is not None:
+        wait()
         os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -41,7 +41,7 @@ def in_child(work, kill_after: float | None = None) -> int:
 def main(data: str, work: str, kills: int, seed: int) -> None:
     torch.set_num_threads(1)
     work_dir, rng, report = Path(work), random.Random(seed), []
-    edited = config.finetune_edits("demo", data, None, iterations=40, crop_size=[64, 64])
+    edited = config.finetune_edits("demo", data, None, iterations=60, crop_size=[64, 64])
     edited = config.set_batch(edited, 1)
     edited.cfg.default_hooks.checkpoint.interval = 1
 
@@ -53,8 +53,18 @@ def main(data: str, work: str, kills: int, seed: int) -> None:
         checkpoints.read_checkpoint(training.newest_checkpoint(work_dir))
         torch.load(training.newest_checkpoint(work_dir), weights_only=True)
 
+    def saved() -> set[str]:
+        return {path.name for path in work_dir.glob("iter_*.pth*")}
+
+    def a_moment() -> None:
+        """A random time after the child began to write; one child in five does not get that far."""
+        before, until = saved(), time.time() + (rng.uniform(0, 1) if rng.random() < 0.2 else 60)
+        while saved() == before and time.time() < until:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.6))
+
     for _ in range(kills):
-        status = in_child(train, rng.uniform(0.5, 3.0))
+        status = in_child(train, a_moment)
         found = list(work_dir.glob("iter_*.pth"))
         step = int(training.newest_checkpoint(work_dir).stem.split("_")[1]) if found else 0
         report.append({"status": status, "step": step, "readable": in_child(read) == 0 if found else None})

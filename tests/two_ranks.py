@@ -1,4 +1,4 @@
-"""Run by torchrun in test_training.py: `m2f train` on two processes, each of which writes down its weights at the end."""
+"""Run by torchrun in test_training.py: `m2f train` on two processes, each of which writes its weights at the end."""
 
 from __future__ import annotations
 

@@ -26,6 +26,9 @@ lab: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt jupyterlab
 	$(BIN)/jupyter lab notebooks
 
+figures: tutorial
+	$(BIN)/m2f figures runs notebooks/figures
+
 clean:
 	rm -rf $(VENV) runs
 

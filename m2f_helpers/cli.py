@@ -35,6 +35,40 @@ def check() -> None:
 
 
 @main.command()
+@click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("runs"))
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default="notebooks/figures")
+def figures(runs: Path, folder: Path) -> None:
+    """Take the README's pictures out of the executed notebooks in RUNS and write them to FOLDER."""
+    import nbformat
+
+    from m2f_helpers import execution
+
+    for name in execution.list_notebooks():
+        for path in execution.export_figures(nbformat.read(runs / f"{name}.ipynb", as_version=4), folder):
+            click.echo(path)
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
+@click.option("--profile", default="demo", show_default=True, help="demo or ade20k; which config is meant.")
+@click.option("--config", type=click.Path(path_type=Path), help="A config file in place of the profile's.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; without it, the profile's own.")
+@click.option("--alpha", default=0.55, show_default=True, help="Weight of the class colours, 0 to 1.")
+@click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
+def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
+    """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out."""
+    from m2f_helpers import inference
+
+    model = inference.load_profile(profile, config, checkpoint, device)
+    report = inference.predict(model, images, out, alpha=alpha)
+    click.echo(f"{report.table['file'].nunique()} pictures segmented, {len(report.files)} files in {out}")
+    for name, reason in report.failed.items():
+        click.echo(reason if name in reason else f"{name}: {reason}", err=True)
+    sys.exit(1 if report.failed else 0)
+
+
+@main.command()
 @click.argument("notebooks", nargs=-1)
 @click.option("--profile", default="demo", show_default=True, help="demo (CPU, no network) or ade20k (GPU advised).")
 @click.option("--data", type=click.Path(path_type=Path), help="Data in ADE20K's layout; without it, drawn scenes.")

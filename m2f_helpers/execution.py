@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import json
 import os
 import re
@@ -55,9 +56,17 @@ def find_notebooks(wanted: Iterable[str]) -> dict[str, Path]:
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
-    """Names and default values of a notebook's `parameters` cell."""
-    found = papermill.inspect_notebook(str(path))
-    return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
+    """Names and default values of a notebook's `parameters` cell.
+
+    papermill's own `inspect_notebook` reads lines with a regular expression and gives up on comments with an equals sign.
+
+    Raises: ValueError if there is not exactly one such cell.
+    """
+    cells = [c for c in nbformat.read(path, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ValueError(f"{path}: expected one cell tagged `parameters`, got {len(cells)}")
+    assignments = [node for node in ast.parse(cells[0].source).body if isinstance(node, ast.Assign)]
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in assignments}
 
 
 def parse_parameters(words: Iterable[str]) -> dict[str, Any]:
@@ -114,7 +123,13 @@ def run_notebook(name: str, path: Path, out: Path, parameters: Mapping[str, Any]
     started, error = time.monotonic(), ""
     try:
         papermill.execute_notebook(
-            str(path), str(partial), parameters=chosen, kernel_name="python3", cwd=str(out), progress_bar=bar
+            str(path),
+            str(partial),
+            parameters=chosen,
+            kernel_name="python3",
+            cwd=str(out),
+            progress_bar=bar,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about the kernel's own sockets
         )
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as failure:
         error = f"{name} failed in {_where(failure)}; the partly executed notebook is {partial}"
@@ -216,3 +231,28 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def export_figures(notebook: Any, folder: Path) -> list[Path]:
+    """Write the pictures of an executed notebook that the README shows.
+
+    Args:
+        notebook: an `nbformat.NotebookNode` with outputs; its cells tagged `figure-NAME` hold the pictures.
+        folder: where `NAME.png` goes.
+
+    Returns: the files written.
+    Raises: ValueError if a tagged cell has no picture.
+    """
+    written = []
+    for cell in notebook.cells:
+        names = [tag.removeprefix("figure-") for tag in cell.metadata.get("tags", []) if tag.startswith("figure-")]
+        for name in names:
+            pictures = [o["data"]["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+            if not pictures:
+                raise ValueError(f"the cell tagged figure-{name} has no picture: was the notebook executed?")
+            path = Path(folder) / f"{name}.png"
+            temporary = path.with_name(f".{path.name}.tmp")
+            temporary.write_bytes(base64.b64decode(pictures[0]))
+            os.replace(temporary, path)
+            written.append(path)
+    return written

@@ -23,17 +23,17 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
-from m2f_helpers.palette import IGNORE, ade20k_palette
+from m2f_helpers.palette import IGNORE, NUM_CLASSES, ade20k_palette
+from m2f_helpers.pictures import list_images, one_line, read_image
+from m2f_helpers.plotting import overlay
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 LONGEST = 2048  # input side up to which a test pipeline without a Resize step is left alone
 CHUNK = 24_000_000  # class scores held at the picture's own size at any one time
-MAX_PIXELS = 178_000_000  # Pillow's own limit against decompression bombs
 
 
 @dataclass(frozen=True)
@@ -192,34 +192,12 @@ def load(config: Any, checkpoint: str | Path | None, device: str | None = None) 
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
-def read_image(source: Any) -> np.ndarray:
-    """Read one picture, whatever its form, as RGB.
-
-    EXIF orientation is applied, grey is repeated three times, an alpha channel is dropped, 16 bit is cut to the upper 8.
-
-    Args:
-        source: path, PIL picture, or array: `(H, W)`, `(H, W, 1)`, RGB `(H, W, 3)` or RGBA `(H, W, 4)`, uint8 or uint16.
-
-    Returns: RGB, `(H, W, 3)` uint8, an array of its own.
-    Raises: FileNotFoundError, PermissionError or ValueError: one sentence with the file and the fix.
-    """
-    if isinstance(source, Image.Image):
-        return _from_pil(source, "the PIL picture")
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
-    if isinstance(source, (str, os.PathLike)):
-        return _from_path(source)
-    hint = {"Tensor": "; turn a tensor into an array (H, W, 3) uint8", "bytes": "; open bytes with PIL.Image.open"}
-    kind = type(source).__name__
-    raise ValueError(f"expected a path, a PIL picture or an RGB array, got {kind}{hint.get(kind, '')}")
-
-
 def segment(model: Any, image: Any, *, layers: bool = False) -> Segmentation | list[Segmentation]:
     """Segment a picture, or all pictures of a folder.
 
     Args:
         model: from `load`, or from mmseg's `init_model`.
-        image: path, PIL picture, RGB array (see `read_image`), or a folder of pictures.
+        image: path, PIL picture, RGB array (see `pictures.read_image`), or a folder of pictures.
         layers: keep the prediction after every decoder layer and the attention each layer was allowed.
 
     Returns: a `Segmentation`; for a folder a list of them, by file name. A file that cannot be read is warned about.
@@ -249,15 +227,128 @@ def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int])
     return torch.einsum("bqc,bqhw->bchw", probabilities, masks)
 
 
-def list_images(folder: str | Path) -> list[Path]:
-    """Pictures directly in a folder, by name. ValueError if there are none, FileNotFoundError if there is no folder."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"the folder {folder} does not exist")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
-        raise ValueError(f"the folder {folder} has no pictures (looked for {', '.join(sorted(SUFFIXES))})")
-    return found
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model is on labelled pictures. Percentages as mmseg's `IoUMetric` gives them, 0..100.
+
+    `miou` is the mean IoU over the classes that occur in truth or prediction, `accuracy` the part of judged pixels that
+    are right. `confusion` `(K, K)` int64 counts pixels, truth in rows, prediction in columns, ignore left out.
+    """
+
+    miou: float
+    accuracy: float
+    table: pd.DataFrame
+    confusion: np.ndarray
+    pictures: int
+
+    def confusions(self, limit: int = 10) -> pd.DataFrame:
+        """The most frequent mistakes: `truth`, `predicted`, `pixels`, and their `share` of the true class, 0..1."""
+        wrong = self.confusion.copy()
+        np.fill_diagonal(wrong, 0)
+        order = np.argsort(-wrong, axis=None, kind="stable")[: min(limit, int((wrong > 0).sum()))]
+        truth, predicted = np.unravel_index(order, wrong.shape)
+        names, pixels = ade20k_palette().names, wrong[truth, predicted]
+        columns = {"truth": [names[i] for i in truth], "predicted": [names[i] for i in predicted], "pixels": pixels}
+        return pd.DataFrame({**columns, "share": pixels / self.confusion.sum(1)[truth]})
+
+
+@dataclass(frozen=True)
+class PredictReport:
+    """What `predict` wrote: class shares of all pictures, the files, and per failed picture the reason."""
+
+    table: pd.DataFrame
+    files: tuple[Path, ...]
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def evaluate(model: Any, data: Any, *, limit: int | None = None, progress: bool = True) -> Evaluation:
+    """Judge a model on the validation pictures, with mmseg's `IoUMetric`.
+
+    Args:
+        model: from `load`.
+        data: a data folder that `config.set_data` knows (ADE20K layout), or a config whose validation data is meant.
+        limit: at most this many pictures; None takes all.
+        progress: show a bar.
+
+    Returns: mIoU, a table of the classes that occur (by number of true pixels), and the confusions.
+    Raises: FileNotFoundError or ValueError if there are no pictures or labels, or a label has another size.
+    """
+    from mmseg.evaluation.metrics import IoUMetric
+
+    dataset = _labelled_pictures(model, data)
+    areas = np.zeros((4, NUM_CLASSES))
+    confusion = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+    count = min(len(dataset), limit or len(dataset))
+    for i in tqdm(range(count), desc="evaluate", unit="picture", disable=not progress or count < 4, leave=False):
+        item = dataset[i]
+        predicted = _segment_array(model, read_image(item["img_path"]), item["img_path"], False).label_map
+        truth = _check_truth(item, predicted)
+        parts = IoUMetric.intersect_and_union(_tensor(predicted), _tensor(truth), NUM_CLASSES, IGNORE)
+        areas += torch.stack(parts).numpy()
+        confusion += confusion_matrix(predicted, truth)
+    metrics = IoUMetric.total_area_to_metrics(*torch.from_numpy(areas), metrics=["mIoU"])
+    miou, accuracy = float(np.nanmean(metrics["IoU"]) * 100), float(metrics["aAcc"] * 100)
+    return Evaluation(miou, accuracy, _class_table(metrics, areas), confusion, count)
+
+
+def confusion_matrix(prediction: np.ndarray, truth: np.ndarray, num_classes: int = NUM_CLASSES) -> np.ndarray:
+    """Count pixels by true and predicted class, those with truth 255 = ignore left out.
+
+    Args:
+        prediction: class ids `(H, W)`.
+        truth: class ids `(H, W)`, 255 = ignore.
+        num_classes: K.
+
+    Returns: `(K, K)` int64, truth in rows, prediction in columns.
+    """
+    judged = np.asarray(truth) != IGNORE
+    pairs = np.asarray(truth)[judged].astype(np.int64) * num_classes + np.asarray(prediction)[judged]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def predict(model: Any, inputs: Iterable[str | Path], out: str | Path, *, alpha: float = 0.55) -> PredictReport:
+    """Segment files and folders and write the results. A file that cannot be read does not stop the rest.
+
+    Per picture two files: `NAME_overlay.png`, and `NAME_labels.png` with the palette in it and ids as ADE20K has them on
+    disk (class + 1; 0 = other). For all pictures together `shares.csv`: file, id, name, share, confidence.
+
+    Args:
+        model: from `load`.
+        inputs: pictures and folders of pictures.
+        out: folder for the results, made if need be.
+        alpha: weight of the class colours in the overlay, 0..1.
+
+    Returns: the table, the files written, and the reason for each picture that failed.
+    Raises: ValueError if there is nothing to do; an input that does not exist counts as failed.
+    """
+    out, failed, tables, files = Path(out), {}, [], []
+    paths = list(_expand(inputs, failed))
+    if not paths and not failed:
+        raise ValueError("expected at least one picture or folder of pictures, got none")
+    out.mkdir(parents=True, exist_ok=True)
+    names = _unique_names(paths)
+    for path, result in _each(model, paths):
+        if not isinstance(result, Segmentation):
+            failed[str(path)] = str(result)
+            continue
+        files += _write(result, out, names[path], alpha)
+        tables.append(result.table.assign(file=path.name))
+    table = pd.concat(tables) if tables else pd.DataFrame(columns=["file", "id", "name", "share", "confidence"])
+    table = table[["file", "id", "name", "share", "confidence"]].reset_index(drop=True)
+    files.append(_replace(out / "shares.csv", lambda path: table.round(6).to_csv(path, index=False)))
+    return PredictReport(table, tuple(files), failed)
+
+
+def save_labels(label_map: np.ndarray, path: str | Path) -> Path:
+    """Write a label map `(H, W)` of ids in memory as a PNG with the palette, ids as on disk: class + 1, 0 = other.
+
+    255 = ignore becomes 0. mmseg's `LoadAnnotations` with `reduce_zero_label` reads back the same label map.
+    """
+    label_map = np.asarray(label_map)
+    on_disk = np.where(label_map == IGNORE, 0, label_map.astype(np.int16) + 1).astype(np.uint8)
+    picture = Image.fromarray(on_disk)
+    picture.putpalette([128, 128, 128, *ade20k_palette().colors.ravel().tolist()])
+    return _replace(Path(path), lambda temporary: picture.save(temporary, format="PNG"))
 
 
 # ---------------------------------------------------------------------------------------------------------- segment
@@ -421,7 +512,11 @@ def _prepare(model: Any, image: np.ndarray, source: str) -> tuple[Tensor, list[A
     except Exception as error:
         size = f"{image.shape[0]} x {image.shape[1]}"
         raise ValueError(
+<<<<<<< HEAD
+            f"{source}: the test pipeline cannot take a picture of {size} pixels: {one_line(error)}"
+=======
             f"{source}: the test pipeline cannot take a picture of {size} pixels: {_line(error)}"
+>>>>>>> anatomy
         ) from error
     data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
     data = model.data_preprocessor(data, training=False)
@@ -463,9 +558,107 @@ def _each(
     hide = len(paths) < 4 if progress is None else not progress
     for path in tqdm(paths, desc="segment", unit="picture", disable=hide, leave=False):
         try:
-            yield path, _segment_array(model, _from_path(path), str(path), layers)
+            yield path, _segment_array(model, read_image(path), str(path), layers)
         except (ValueError, OSError) as error:
             yield path, error
+
+
+# ------------------------------------------------------------------------------------------------- evaluate, predict
+
+
+def _labelled_pictures(model: Any, data: Any) -> Any:
+    """mmseg's data set for the validation pictures, whose items have `img_path` and `gt_seg_map` at full size."""
+    from mmengine import Config
+    from mmseg.registry import DATASETS
+
+    from m2f_helpers.config import Edited, set_data
+
+    if isinstance(data, (str, os.PathLike)):
+        data = set_data(model.cfg, data)
+    config = data.cfg if isinstance(data, Edited) else data
+    if not isinstance(config, Config):
+        raise ValueError(f"expected a data folder or a Config, got {type(data).__name__}")
+    settings = copy.deepcopy(config.val_dataloader.dataset)
+    settings.pipeline = [{"type": "LoadAnnotations"}]
+    pictures = Path(settings.get("data_root") or "") / settings.data_prefix.img_path
+    if not pictures.is_dir():
+        raise FileNotFoundError(f"the folder of validation pictures {pictures} does not exist; see config.set_data")
+    dataset = DATASETS.build(settings)
+    if not len(dataset):
+        raise ValueError(f"no validation pictures in {pictures}")
+    return dataset
+
+
+def _check_truth(item: dict, predicted: np.ndarray) -> np.ndarray:
+    truth = item["gt_seg_map"]
+    if truth.shape != predicted.shape:
+        raise ValueError(
+            f"{item['seg_map_path']} has {truth.shape} pixels, its picture {predicted.shape}; sizes must agree"
+        )
+    wrong = np.unique(truth[(truth >= NUM_CLASSES) & (truth != IGNORE)])
+    if len(wrong):
+        raise ValueError(
+            f"{item['seg_map_path']}: expected class ids 0..{NUM_CLASSES - 1} or {IGNORE}, got {wrong[:5].tolist()}"
+        )
+    return truth
+
+
+def _tensor(label_map: np.ndarray) -> Tensor:
+    return torch.from_numpy(label_map.astype(np.int64))
+
+
+def _class_table(metrics: dict, areas: np.ndarray) -> pd.DataFrame:
+    """The classes that occur in truth or prediction; `areas` rows: intersection, union, prediction, truth."""
+    union, truth = areas[1], areas[3]
+    ids = [int(i) for i in np.argsort(-truth, kind="stable") if union[i]]
+    names = ade20k_palette().names
+    return pd.DataFrame(
+        {
+            "id": ids,
+            "name": [names[i] for i in ids],
+            "share": truth[ids] / max(truth.sum(), 1),
+            "predicted": areas[2][ids] / max(truth.sum(), 1),
+            "iou": metrics["IoU"][ids] * 100,
+            "recall": metrics["Acc"][ids] * 100,
+        }
+    )
+
+
+def _expand(inputs: Iterable[str | Path], failed: dict[str, str]) -> Iterator[Path]:
+    for path in map(Path, inputs):
+        if not path.is_dir():
+            yield path
+            continue
+        try:
+            yield from list_images(path)
+        except ValueError as error:
+            failed[str(path)] = str(error)
+
+
+def _unique_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """A name for the results of each picture: its stem; with suffix or a number where two would be equal."""
+    names: dict[Path, str] = {}
+    for path in paths:
+        options = [path.stem, path.name, *(f"{path.name}-{n}" for n in range(2, len(paths) + 2))]
+        names[path] = next(name for name in options if name not in names.values())
+    return names
+
+
+def _write(result: Segmentation, out: Path, name: str, alpha: float) -> list[Path]:
+    mixed = Image.fromarray(overlay(result.image, result.label_map, alpha))
+    overlay_file = _replace(out / f"{name}_overlay.png", lambda path: mixed.save(path, format="PNG"))
+    return [overlay_file, save_labels(result.label_map, out / f"{name}_labels.png")]
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Write to a temporary name in the same folder, then rename: never half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
 
 
 # ------------------------------------------------------------------------------------------------------ load, read
@@ -496,74 +689,3 @@ def _load_weights(model: Any, path: Path) -> None:
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
     state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state.get("state_dict", state))
-
-
-def _from_path(source: str | os.PathLike) -> np.ndarray:
-    path = Path(source)
-    if str(source).startswith(("http://", "https://")):
-        raise ValueError(f"{source} is an address: download the picture first, then give the file")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: give one of its pictures, or the folder to segment() or `m2f predict`")
-    if not path.exists():
-        raise FileNotFoundError(f"the picture {path} does not exist")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes): copy or download it again")
-    try:
-        with Image.open(path) as picture:
-            return _from_pil(picture, str(path))
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not a picture that Pillow can read: convert it to PNG or JPEG") from None
-    except PermissionError:
-        raise PermissionError(f"{path} may not be read: change its permissions") from None
-
-
-def _from_pil(picture: Image.Image, name: str) -> np.ndarray:
-    if picture.width * picture.height > MAX_PIXELS:
-        raise ValueError(f"{name} has {picture.width} x {picture.height} pixels: shrink it below {MAX_PIXELS:,} pixels")
-    try:
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode.startswith("I;16") or picture.mode == "I":
-            return _from_array(_sixteen_bit(picture, name))
-        if picture.mode == "F":
-            raise ValueError(f"{name} holds decimal numbers (mode F): scale it to 0..255 and convert it to mode L")
-        return _from_array(np.array(picture.convert("RGB")), name)
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} is damaged or incomplete ({_line(error)}): copy or download it again") from None
-
-
-def _sixteen_bit(picture: Image.Image, name: str) -> np.ndarray:
-    values = np.array(picture)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"{name} has values {values.min()}..{values.max()}, expected 16 bit (0..65535): rescale it")
-    return values.astype(np.uint16)
-
-
-def _from_array(array: np.ndarray, name: str = "the array") -> np.ndarray:
-    shape = array.shape
-    if array.ndim == 3 and shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4):
-        raise ValueError(f"{name} has shape {shape}, channels first: expected (H, W, 3), use array.transpose(1, 2, 0)")
-    if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
-        raise ValueError(f"{name} has shape {shape}: expected (H, W), (H, W, 3) or (H, W, 4), one picture at a time")
-    if 0 in shape:
-        raise ValueError(f"{name} has shape {shape}, no pixels at all")
-    if array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
-    if array.dtype != np.uint8:
-        raise ValueError(f"{name} has dtype {array.dtype}, expected uint8 (0..255) or uint16{_dtype_hint(array)}")
-    array = array[..., None] if array.ndim == 2 else array
-    return np.ascontiguousarray(array[..., :3] if array.shape[2] > 1 else np.repeat(array, 3, axis=2)).copy()
-
-
-def _dtype_hint(array: np.ndarray) -> str:
-    if np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all():
-            return "; it holds NaN or infinity too"
-        scale = "multiply by 255 and round" if array.max() <= 1 else "round"
-        return f"; {scale}, then .astype(np.uint8)"
-    if np.issubdtype(array.dtype, np.integer):
-        return f"; its values are {array.min()}..{array.max()}, convert with .clip(0, 255).astype(np.uint8)"
-    return ""
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -12,8 +12,10 @@ import tokenize
 from io import StringIO
 
 import nbformat
+import papermill
 import pytest
 
+from m2f_helpers import execution
 from tests.conftest import NOTEBOOKS, ROOT
 
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
@@ -97,6 +99,12 @@ def test_parameters_are_literals_with_comments(notebook):
     assert assigned <= comments, "each parameter has a comment on its line"
 
 
+def test_papermill_reads_every_parameter_too(name):
+    """papermill's reader gives up on a line whose comment holds an equals sign, and then warns on every run."""
+    path = NOTEBOOKS / f"{name}.ipynb"
+    assert papermill.inspect_notebook(str(path)).keys() == execution.read_parameters(path).keys()
+
+
 def test_sizes(notebook):
     code, text = code_cells(notebook), prose(notebook)
     lines = [len(source.splitlines()) for source in code]
@@ -121,7 +129,7 @@ def test_fresh_runtime_cell_is_the_same_everywhere_and_first(notebook):
 
 @pytest.mark.parametrize("present", [True, False])
 def test_fresh_runtime_cell_keeps_numpy_and_torch(monkeypatch, present):
-    """It does nothing where the package is; elsewhere it names the installed numpy and torch, so that pip keeps them."""
+    """It does nothing where the package is; elsewhere it names the installed numpy and torch, so pip keeps them."""
     import importlib.metadata
     import importlib.util
 

@@ -15,6 +15,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from m2f_helpers.inference import Segmentation
@@ -119,6 +120,19 @@ def cost_matrices(
     return figure
 
 
+def network_input(model: Any, image: np.ndarray) -> Tensor:
+    """A picture as the network receives it: normalised, padded to a multiple of 32.
+
+    Args:
+        model: an mmseg segmentor.
+        image: RGB, `(H, W, 3)` uint8.
+
+    Returns: `(1, 3, H', W')` float32.
+    """
+    bgr = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)
+    return model.data_preprocessor({"inputs": [bgr], "data_samples": [SegDataSample()]})["inputs"]
+
+
 @torch.no_grad()
 def sampling_of(model: Any, inputs: Tensor, x: float, y: float, layer: int = -1, level: int = 2) -> Sampling:
     """Where the deformable attention of one token looks, in one encoder layer.
@@ -132,7 +146,7 @@ def sampling_of(model: Any, inputs: Tensor, x: float, y: float, layer: int = -1,
     """
     check_mask2former(model)
     attention = model.decode_head.pixel_decoder.encoder.layers[layer].self_attn
-    with _arguments(attention) as seen:
+    with arguments_of(attention) as seen:
         model.decode_head.pixel_decoder(model.extract_feat(inputs))
     sizes = tuple((int(height), int(width)) for height, width in seen["spatial_shapes"].tolist())
     height, width = sizes[level]
@@ -145,6 +159,17 @@ def sampling_of(model: Any, inputs: Tensor, x: float, y: float, layer: int = -1,
     scale = torch.tensor([[width, height] for height, width in sizes])[None, :, None]
     point = seen["reference_points"][0, token, 0]
     return Sampling((float(point[0]), float(point[1])), point + offsets / scale, weights, sizes)
+
+
+@contextmanager
+def arguments_of(module: nn.Module) -> Iterator[dict[str, Any]]:
+    """Within the block, the returned dict fills with the keyword arguments of the module's calls, the last one wins."""
+    seen: dict[str, Any] = {}
+    hook = module.register_forward_pre_hook(lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Picture:
@@ -353,17 +378,6 @@ def _label(ax: Axes, at: tuple[float, float], text: str, align: str = "center", 
 
 
 # ------------------------------------------------------------------------------------------------------------- details
-
-
-@contextmanager
-def _arguments(module: nn.Module) -> Iterator[dict[str, Any]]:
-    """Keyword arguments of a module's next call."""
-    seen: dict[str, Any] = {}
-    hook = module.register_forward_pre_hook(lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
-    try:
-        yield seen
-    finally:
-        hook.remove()
 
 
 def _draw_costs(ax: Axes, matrix: np.ndarray, chosen: Sequence[tuple[int, int]]) -> None:

@@ -341,7 +341,8 @@ def _sizes(record: ShapeRecord) -> dict[str, int]:
         ("num_queries", "mask2former_head.Mask2FormerHead._get_targets_single", "num_queries = cls_score.shape[0]"),
     ):
         texts = next((trace.texts(line) for key, trace in record.items() if key.endswith(function)), [])
-        found.update({name: int(text) for text in texts[:1]})
+        if texts:
+            found[name] = int(texts[0])
     return found
 
 

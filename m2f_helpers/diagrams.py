@@ -205,13 +205,18 @@ def query_story(result: Segmentation, query: int) -> Picture:
     Args:
         result: from `inference.segment(..., layers=True)`.
         query: 0..Q-1.
+
+    Raises: ValueError if the layers were not kept, or there is no such query.
     """
     count = len(result.layers)
-    columns = (count + 1) // 2
+    if not count:
+        raise ValueError("the layers were not kept: call segment(model, image, layers=True)")
+    columns = count if count <= 5 else (count + 1) // 2
+    rows = 2 * -(-count // columns)
     height, width = result.image.shape[:2]
     with style():
-        figure = Picture(figsize=(7, 4 * (7 / columns * height / width) + 1.5), layout="constrained")
-        axes = figure.subplots(4, columns)
+        figure = Picture(figsize=(7, rows * (6.6 / columns * height / width + 0.25) + 0.3), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
         for ax in axes.flat:
             ax.axis("off")
         for index in range(count):

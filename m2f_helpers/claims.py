@@ -861,7 +861,7 @@ CLAIMS = (
         "masks_per_class",
         "targets",
         "Ground truth: one binary mask per class that is present, at full size.",
-        "InstanceData(masks (5, 512, 512) int64, labels (5,) int64)",
+        "InstanceData(labels (5,) int64, masks (5, 512, 512) int64)",
         lambda e: _text(e, TARGETS, "gt_instances: InstanceData"),
         source=f"{PAPER}, section 3.1",
     ),

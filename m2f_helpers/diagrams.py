@@ -83,7 +83,7 @@ def sine_encodings(encoding: nn.Module, size: int = 32) -> Picture:
         f"column, fast\nchannel {half + 4}": code[half + 4],
     }
     with style():
-        figure = Picture(figsize=(7, 2.1), layout="constrained")
+        figure = Picture(figsize=(7, 1.85), layout="constrained")
         axes = figure.subplots(1, 5)
         for ax, (title, values) in zip(axes, panels.items(), strict=False):
             ax.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)

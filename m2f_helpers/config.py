@@ -85,6 +85,8 @@ def profile_edits(profile: str | Profile = "demo") -> Edited:
     profile = get_profile(profile)
     edited = remove_dead_keys(published_config(profile))
     edited = _apply(edited, profile.model_changes, f"profile {profile.name}: {profile.title}")
+    for kind in profile.dropped_steps:
+        edited = drop_step(edited, kind)
     edited = set_crop(edited, list(profile.crop_size), scales=profile.scales, max_size=profile.max_size)
     edited = set_test_size(edited, list(profile.test_size))
     edited = set_batch(edited, profile.batch_size, profile.learning_rate)
@@ -226,6 +228,20 @@ def set_crop(
         if max_size:
             values[f"{resize}.max_size"] = max_size
     return _apply(edited, values, f"training crop {size[0]} x {size[1]} pixels")
+
+
+def drop_step(source: Config | Edited, kind: str) -> Edited:
+    """Leave a step out of the training pipeline, for example `"PhotoMetricDistortion"` or `"RandomFlip"`.
+
+    Raises: ValueError if the pipeline has no such step.
+    """
+    edited = _start(source)
+    key = "train_dataloader.dataset.pipeline"
+    steps = _get(edited.cfg, key)
+    kept = [step for step in steps if step["type"] != kind]
+    if len(kept) == len(steps):
+        raise ValueError(f"{key} has no {kind} step; it has {', '.join(step['type'] for step in steps)}")
+    return _apply(edited, {key: kept}, f"training pipeline without {kind}")
 
 
 def set_test_size(source: Config | Edited, size: Sequence[int]) -> Edited:

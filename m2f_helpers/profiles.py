@@ -66,6 +66,7 @@ class Profile:
         max_epochs: no more steps than this many passes over the data.
         max_val: validate on at most this many pictures; 0 means all.
         log_interval: steps between two lines of the log file.
+        dropped_steps: steps of the training pipeline that are left out.
         train_scenes, val_scenes: number of drawn scenes when there is no data set.
     """
 
@@ -81,6 +82,7 @@ class Profile:
     iterations: int
     max_epochs: int
     log_interval: int
+    dropped_steps: tuple[str, ...] = ()
     max_val: int = 0
     train_scenes: int = 96
     val_scenes: int = 24
@@ -112,6 +114,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             iterations=150,
             max_epochs=15,
             log_interval=5,
+            dropped_steps=("PhotoMetricDistortion",),  # in drawn scenes the colour tells the class
             model_changes=MappingProxyType(_NARROW),
         ),
         "ade20k": Profile(

@@ -1,0 +1,285 @@
+"""Weights: where they come from, and reading them without running what is inside. Taught in notebook 04.
+
+A `.pth` file is a pickle, and a pickle can name any function to be called while it is read. Everything here reads with
+`weights_only=True`, which refuses all but tensors and plain values. Checkpoints that MMEngine writes hold a little more (the
+loss history), so there is a short list of what may be in a file of others, and a hook that keeps it out of our own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mmseg
+import numpy as np
+import torch
+import yaml
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+
+from m2f_helpers.resources import resource
+
+METAFILE = Path(mmseg.__file__).parent / ".mim" / "configs" / "mask2former" / "metafile.yaml"
+ADDRESS_VARIABLE = "M2F_WEIGHTS"
+DEMO = "demo_day"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One entry of mmseg's metafile: config and weights as OpenMMLab published them.
+
+    `config` is the installed config file, `url` and `file_name` belong to the weights, `sha256` is the start of their hash
+    (it stands in the file name), `miou` their published mIoU in percent.
+    """
+
+    name: str
+    config: Path
+    url: str
+    file_name: str
+    sha256: str
+    miou: float
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_state` did: names of the tensors that were loaded, not in the file, not in the model, of another shape."""
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    @property
+    def text(self) -> str:
+        """One sentence for people."""
+        total = len(self.loaded) + len(self.missing) + len(self.reshaped)
+        parts = [f"{name} {_shape(old)} -> {_shape(new)}" for name, (old, new) in self.reshaped.items()]
+        if self.missing:
+            parts.append(f"{len(self.missing)} not in the file ({_few(self.missing)})")
+        if self.unexpected:
+            parts.append(f"{len(self.unexpected)} only in the file ({_few(self.unexpected)})")
+        rest = f"; not loaded: {'; '.join(parts)}" if parts else ""
+        return f"loaded {len(self.loaded)} of {total} tensors{rest}"
+
+
+def published(name: str) -> Published:
+    """Look a config up in mmseg's own metafile, the file that `mim download` reads too.
+
+    Raises: ValueError if the metafile has no such name.
+    """
+    models = yaml.safe_load(METAFILE.read_text(encoding="utf-8"))["Models"]
+    for entry in models:
+        if entry["Name"] == name:
+            url = entry["Weights"]
+            file_name = url.rsplit("/", 1)[1]
+            miou = entry["Results"]["Metrics"]["mIoU"] if isinstance(entry["Results"], dict) else entry["Results"][0]["Metrics"]["mIoU"]
+            config = METAFILE.parent.parent.parent / entry["Config"]
+            return Published(name, config, url, file_name, _hash_in(file_name), miou)
+    known = ", ".join(sorted(entry["Name"] for entry in models))
+    raise ValueError(f"mmseg's metafile has no {name!r}; it has {known}")
+
+
+def fetch(name: str, folder: str | Path | None = None) -> Path:
+    """The published weights, downloaded once, verified by the hash in their file name, and kept.
+
+    The environment variable `M2F_WEIGHTS` may name a local file or another address (a mirror) to take them from.
+
+    Args:
+        name: config name in mmseg's metafile.
+        folder: where to keep the file; None means the user's cache folder.
+
+    Returns: path of a verified file.
+    Raises: ConnectionError with what to do if there is no network; ValueError if the hash does not fit.
+    """
+    import pooch
+
+    entry = published(name)
+    source = os.environ.get(ADDRESS_VARIABLE, entry.url)
+    if Path(source).is_file():
+        return _verified(Path(source), entry)
+    if "://" not in source:
+        raise FileNotFoundError(f"{ADDRESS_VARIABLE}={source}: no such file; give a file, an address, or unset it")
+    folder = Path(folder) if folder else Path(pooch.os_cache("m2f"))
+    kept = folder / entry.file_name
+    if kept.is_file() and _sha256(kept).startswith(entry.sha256):
+        return kept
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{entry.file_name}.part"
+    try:
+        downloader = pooch.HTTPDownloader(progressbar=True, timeout=30)
+        downloader(source, str(part), None)
+    except Exception as error:
+        part.unlink(missing_ok=True)
+        raise ConnectionError(
+            f"could not fetch {source} ({type(error).__name__}). Without a network: copy {entry.file_name} here from "
+            f"another machine and set {ADDRESS_VARIABLE} to its path, or use PROFILE = 'demo', whose weights are in the package"
+        ) from None
+    try:
+        _verified(part, entry)
+    except ValueError:
+        part.unlink()
+        raise
+    os.replace(part, kept)
+    return kept
+
+
+def demo_weights() -> Path:
+    """The weights of the demo profile, which travel with the package: trained on day scenes by `m2f pretrain`."""
+    return resource(f"weights/{DEMO}.pth")
+
+
+def profile_weights(name: str) -> Path:
+    """The file that a profile's `weights` names: the shipped one, or a published one (fetched when it is not there)."""
+    return demo_weights() if name == DEMO else fetch(name)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing in it is executed.
+
+    Args:
+        path: a file that `torch.save` or MMEngine wrote.
+
+    Returns: its content, with the weights under `"state_dict"` and information under `"meta"`.
+    Raises: FileNotFoundError; ValueError if the file is damaged, holds no weights, or wants to do more than store values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint file")
+    try:
+        with torch.serialization.safe_globals(_allowed()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)|refused ([^\n]+)|Unsupported (?:global|class|operand)[^\n]*", str(error))
+        what = next((group for group in (wanted.groups() if wanted else ()) if group), str(error).split("\n")[0][:120])
+        raise ValueError(f"{path}: refused, the file wants more than to store weights ({what}); get it from a source you trust") from None
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: not a readable checkpoint, perhaps cut off while it was copied ({str(error)[:80]})") from None
+    return _with_state_dict(content, path)
+
+
+def load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> LoadReport:
+    """Copy those tensors into the model that have the same name and shape; leave the others as they are.
+
+    Raises: ValueError if not a single tensor fits.
+    """
+    own = model.state_dict()
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    fitting = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
+    reshaped = {name: (tuple(state[name].shape), tuple(own[name].shape)) for name in own if name in state and name not in fitting}
+    report = LoadReport(
+        tuple(fitting),
+        tuple(name for name in own if name not in state),
+        tuple(name for name in state if name not in own),
+        reshaped,
+    )
+    if not fitting:
+        raise ValueError("none of the file's tensors fits the model: these are weights of another model")
+    model.load_state_dict(fitting, strict=False)
+    return report
+
+
+def load_weights(model: torch.nn.Module, path: str | Path) -> LoadReport:
+    """Load a checkpoint file into a model, and say in words what was not loaded.
+
+    Args:
+        model: any; only tensors of equal name and shape are copied (a head for other classes keeps its start values).
+        path: checkpoint file; nothing in it is executed.
+
+    Returns: the report, `report.text` in one sentence.
+    """
+    return load_state(model, read_checkpoint(path)["state_dict"])
+
+
+def clean(checkpoint: dict[str, Any]) -> None:
+    """Take out of an MMEngine checkpoint, in place, what a plain `torch.load` would refuse. Weights stay untouched.
+
+    The smoothed loss history goes (a resumed run starts a new one); numpy numbers become Python numbers.
+    """
+    hub = checkpoint.get("message_hub", {})
+    hub["log_scalars"] = {}
+    hub["resumed_keys"] = {key: value for key, value in hub.get("resumed_keys", {}).items() if key in hub.get("runtime_info", {})}
+    hub["runtime_info"] = {
+        key: value.item() if isinstance(value, np.generic) else value for key, value in hub.get("runtime_info", {}).items()
+    }
+
+
+class CleanCheckpointHook(Hook):
+    """Cleans every checkpoint before it is written, so that anybody's `torch.load` and `init_model` read it."""
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Called by MMEngine with the content that is about to be written."""
+        clean(checkpoint)
+
+
+def save_atomically(content: Any, path: str | Path) -> Path:
+    """`torch.save` under a temporary name in the same folder, then a rename: the file is whole or not there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    torch.save(content, part)
+    os.replace(part, path)
+    return path
+
+
+def _refusing_getattr(owner: Any, name: str) -> Callable:
+    """Stands for `getattr` in MMEngine's files: HistoryBuffer pickles four of its own methods that way, nothing else may."""
+    if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f"refused getattr({owner!r}, {name!r})")
+
+
+def _allowed() -> list:
+    """What a checkpoint of others may hold beyond tensors; with names of numpy 1 and 2. See the module's first lines."""
+    core = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    allowed = [HistoryBuffer, np.ndarray, np.dtype]
+    for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        allowed += [(core._reconstruct, f"{package}._reconstruct"), (core.scalar, f"{package}.scalar")]
+    allowed += [(_refusing_getattr, name) for name in ("builtins.getattr", "__builtin__.getattr", "getattr")]
+    return allowed + [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "bool")]
+
+
+def _with_state_dict(content: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a checkpoint (a dict), got {type(content).__name__}")
+    state = content.get("state_dict", content.get("model", content))
+    if not isinstance(state, dict) or not any(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path}: no weights in this file; its entries are {', '.join(map(str, list(content)[:5]))}")
+    if state is content:
+        content = {}
+    return {"meta": {}, **content, "state_dict": state}
+
+
+def _verified(path: Path, entry: Published) -> Path:
+    found = _sha256(path)
+    if not found.startswith(entry.sha256):
+        raise ValueError(f"{path}: its SHA-256 starts with {found[:8]}, the file name promises {entry.sha256}: damaged or another file; delete it and fetch again")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _hash_in(file_name: str) -> str:
+    found = re.search(r"-([0-9a-f]{8,})\.pth$", file_name)
+    if found is None:
+        raise ValueError(f"{file_name}: expected a name that ends in -<hash>.pth")
+    return found.group(1)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -35,6 +35,20 @@ def check() -> None:
 
 
 @main.command()
+@click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("runs"))
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default="notebooks/figures")
+def figures(runs: Path, folder: Path) -> None:
+    """Take the README's pictures out of the executed notebooks in RUNS and write them to FOLDER."""
+    import nbformat
+
+    from m2f_helpers import execution
+
+    for name in execution.list_notebooks():
+        for path in execution.export_figures(nbformat.read(runs / f"{name}.ipynb", as_version=4), folder):
+            click.echo(path)
+
+
+@main.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
 @click.option("--profile", default="demo", show_default=True, help="demo or ade20k; which config is meant.")
@@ -57,17 +71,15 @@ def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
 @main.command()
 @click.argument("notebooks", nargs=-1)
 @click.option("--profile", default="demo", show_default=True, help="demo (CPU, no network) or ade20k (GPU advised).")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="A data set in ADE20K's layout; without it, drawn scenes."
-)
+@click.option("--data", type=click.Path(path_type=Path), help="Data in ADE20K's layout; without it, drawn scenes.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
 @click.option("-p", "--parameter", "extra", multiple=True, metavar="NAME=VALUE", help="Set another parameter.")
 def run(notebooks: tuple[str, ...], profile: str, data: Path | None, out: Path, extra: tuple[str, ...]) -> None:
     """Execute NOTEBOOKS (numbers or names; default all five) and write notebooks, HTML and records.json to --out."""
-    from m2f_helpers import notebooks as runner
+    from m2f_helpers import execution
 
-    parameters = runner.parse_parameters(extra)
-    if not runner.run_notebooks(notebooks, profile=profile, data=data, out=out, parameters=parameters):
+    parameters = execution.parse_parameters(extra)
+    if not execution.run_notebooks(notebooks, profile=profile, data=data, out=out, parameters=parameters):
         sys.exit(1)
 
 

@@ -32,7 +32,7 @@ UNDECLARED = {  # imported by mmseg or mmdet, and what breaks without them
     "terminaltables": "mmdet needs it",
     "scipy": "the Hungarian matching",
 }
-OTHERS = [
+OTHERS = [  # as in pyproject.toml, one to a line there
     "numpy",
     "pillow",
     "matplotlib",
@@ -135,7 +135,7 @@ def as_text(findings: list[Finding], width: int = 44) -> str:
             lines.append(f"{' ' * (7 + first)}  fix: {finding.fix}")
     wrong = sum(finding.verdict == "wrong" for finding in findings)
     lines.append(
-        f"{wrong} of {len(findings)} are wrong: mend them from the top" if wrong else "all that is needed is here"
+        f"{wrong} of {len(findings)} wrong: mend them from the top" if wrong else "all that is needed is here"
     )
     return "\n".join(lines)
 

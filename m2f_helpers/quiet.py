@@ -8,17 +8,21 @@ import warnings
 
 # (category, start of the message as a regular expression, who says it)
 KNOWN_WARNINGS = [
-    (UserWarning, r"torch\\.meshgrid", "torch, from mmdet's point generator"),
+    (UserWarning, r"torch\.meshgrid: in an upcoming release", "torch, from mmdet's point generator"),
 ]
 
 
 def quiet() -> None:
-    """Silence what the libraries are known to say on every run: MMEngine's init lines and a list of known warnings.
+    """Silence what the libraries are known to say on every run: MMEngine's log lines and a list of known warnings.
 
-    Call it once, before the libraries are imported. A warning that is not on the list still shows.
+    Call it first thing. A warning that is not on the list still shows, and so does every error. A `Runner` writes its
+    log to a file as before; `m2f_helpers.training` keeps it off the screen.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for category, message, _ in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message, category=category)
-    for name in ("mmengine", "mmseg", "mmdet", "current"):
+    from mmengine.logging import MMLogger
+
+    MMLogger.get_instance("mmengine", logger_name="mmengine", log_level="ERROR")  # the one used outside a Runner
+    for name in ("mmengine", "mmseg", "mmdet"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import m2f_helpers  # noqa: F401  first of all: registers the stand-in for mmcv's compiled ops
+from m2f_helpers import execution
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -19,3 +20,22 @@ def ade20k_sample() -> Path:
     if not SAMPLE.is_dir():
         pytest.skip("the two real ADE20K pairs (shared/ade20k_sample) are not here")
     return SAMPLE
+
+
+@pytest.fixture(scope="session")
+def tutorial(tmp_path_factory) -> dict[str, execution.NotebookRun]:
+    """All five notebooks, executed once per test session on the demo profile as `make tutorial` does."""
+    return run_all(tmp_path_factory.mktemp("tutorial"))
+
+
+@pytest.fixture(scope="session")
+def tutorial_on_real_pairs(tmp_path_factory, ade20k_sample) -> dict[str, execution.NotebookRun]:
+    """All five notebooks, executed once per test session on the two real ADE20K pairs."""
+    return run_all(tmp_path_factory.mktemp("real"), data=ade20k_sample)
+
+
+def run_all(out: Path, data: Path | None = None) -> dict[str, execution.NotebookRun]:
+    """Run every notebook into `out`; one that fails is returned with its error, so that its own test says so."""
+    common = {"PROFILE": "demo", "DATA_DIR": str(data) if data else "", "OUT_DIR": str(out)}
+    notebooks = execution.list_notebooks()
+    return {name: execution.run_notebook(name, path, out, common) for name, path in notebooks.items()}

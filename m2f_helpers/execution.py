@@ -1,0 +1,244 @@
+"""Runs the numbered notebooks headlessly: papermill underneath, strict about names, with a record of what came out."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+
+from m2f_helpers.records import read_records
+from m2f_helpers.resources import resource
+
+
+@dataclass(frozen=True)
+class NotebookRun:
+    """What one executed notebook left behind. `seconds` is wall time; `error` is "" or one sentence."""
+
+    name: str
+    path: Path
+    seconds: float
+    records: dict[str, Any]
+    error: str = ""
+
+
+def list_notebooks() -> dict[str, Path]:
+    """The numbered notebooks that travel with the package, `{name: path}`, in order."""
+    return {path.stem: path for path in sorted(resource("notebooks").glob("[0-9][0-9]_*.ipynb"))}
+
+
+def find_notebooks(wanted: Iterable[str]) -> dict[str, Path]:
+    """Look notebooks up by number ("4", "04"), by name ("04_finetune", "finetune") or by file name; none means all.
+
+    Raises: ValueError naming what is unknown and what there is.
+    """
+    known = list_notebooks()
+    found = {}
+    for word in wanted:
+        key = Path(word).stem if word.endswith(".ipynb") else word
+        matches = [name for name in known if key in (name, name[:2], name[:2].lstrip("0"), name[3:])]
+        if len(matches) != 1:
+            raise ValueError(f"there is no notebook {word!r}; there are {', '.join(known)}")
+        found[matches[0]] = known[matches[0]]
+    return found or known
+
+
+def read_parameters(path: Path) -> dict[str, Any]:
+    """Names and default values of a notebook's `parameters` cell."""
+    found = papermill.inspect_notebook(str(path))
+    return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
+
+
+def parse_parameters(words: Iterable[str]) -> dict[str, Any]:
+    """Turn `NAME=VALUE` words into values: JSON where it is JSON, else text.
+
+    Raises: ValueError for a word without a name.
+    """
+    parameters = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"expected NAME=VALUE, got {word!r}")
+        try:
+            parameters[name] = json.loads(text)
+        except json.JSONDecodeError:
+            parameters[name] = text
+    return parameters
+
+
+def check_parameters(notebooks: Mapping[str, Path], parameters: Mapping[str, Any]) -> None:
+    """Refuse what papermill would only warn about: a name no chosen notebook has, or a value of another type.
+
+    Raises: ValueError naming the parameter.
+    """
+    defaults = {name: read_parameters(path) for name, path in notebooks.items()}
+    for name, value in parameters.items():
+        owners = [notebook for notebook, known in defaults.items() if name in known]
+        if not owners:
+            all_names = sorted({known for names in defaults.values() for known in names})
+            raise ValueError(f"no chosen notebook has a parameter {name}; there are {', '.join(all_names)}")
+        default = defaults[owners[0]][name]
+        kinds = (int, float) if isinstance(default, float) else type(default)
+        if default is not None and (
+            not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool)
+        ):
+            raise ValueError(f"{name}: expected a value like {default!r}, got {value!r}")
+
+
+def run_notebook(name: str, path: Path, out: Path, parameters: Mapping[str, Any]) -> NotebookRun:
+    """Execute one notebook into `out`, as `<name>.ipynb` and `<name>.html`.
+
+    While it runs, and if a cell fails, the notebook lies beside them as `<name>.partial.ipynb`.
+
+    Args:
+        name: the notebook's name, for the progress line.
+        path: the notebook.
+        out: an existing folder.
+        parameters: values for names that the notebook has; others are left out.
+    """
+    known = read_parameters(path)
+    chosen = {key: value for key, value in parameters.items() if key in known}
+    partial, final = out / f"{name}.partial.ipynb", out / f"{name}.ipynb"
+    bar = {"desc": f"{name:16}", "unit": "cell", "leave": False}
+    started, error = time.monotonic(), ""
+    try:
+        papermill.execute_notebook(
+            str(path), str(partial), parameters=chosen, kernel_name="python3", cwd=str(out), progress_bar=bar
+        )
+    except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as failure:
+        error = f"{name} failed in {_where(failure)}; the partly executed notebook is {partial}"
+    seconds = time.monotonic() - started
+    notebook = nbformat.read(partial, as_version=4)
+    if not error:
+        _write(out / f"{name}.html", HTMLExporter().from_notebook_node(notebook)[0])
+        os.replace(partial, final)
+    return NotebookRun(name, partial if error else final, seconds, read_records(notebook), error)
+
+
+def run_notebooks(
+    wanted: Iterable[str] = (),
+    profile: str = "demo",
+    data: Path | None = None,
+    out: Path = Path("runs"),
+    parameters: Mapping[str, Any] | None = None,
+) -> bool:
+    """Run notebooks one after the other and print a line for each; stops at the first that fails.
+
+    Args:
+        wanted: numbers or names; none means all.
+        profile: "demo" or "ade20k".
+        data: a data set in ADE20K's layout, or None for drawn scenes.
+        out: folder for notebooks, HTML, `records.json` and everything the notebooks write.
+        parameters: further parameters, by name.
+
+    Returns: True if every cell of every notebook ran.
+    Raises: ValueError or OSError, before anything runs, for bad input.
+    """
+    notebooks = find_notebooks(wanted)
+    extra = dict(parameters or {})
+    check_parameters(notebooks, extra)
+    _check_inputs(profile, data)
+    out = _writable_folder(out)
+    common = {"PROFILE": profile, "DATA_DIR": str(data.resolve()) if data else "", "OUT_DIR": str(out)}
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a debugger's start-up warning in every kernel
+    for name, path in notebooks.items():
+        run = run_notebook(name, path, out, common | extra)
+        numbers = "  ".join(f"{key}={_short(value)}" for key, value in run.records.items())
+        print(f"{name:18} {run.seconds:6.1f} s  {numbers}", flush=True)
+        save_records(out / "records.json", {name: run.records})
+        if run.error:
+            print(run.error, flush=True)
+            return False
+    print(f"notebooks, HTML and records.json are in {out}", flush=True)
+    return True
+
+
+def save_records(path: Path, new: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add the numbers of the notebooks just run to `records.json`; numbers of other notebooks stay."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    _write(path, json.dumps(before | dict(new), indent=2) + "\n")
+
+
+def _same_kind(value: Any, default: Any) -> bool:
+    if isinstance(default, float) and isinstance(value, int):
+        return not isinstance(value, bool)
+    return type(value) is type(default)
+
+
+def _check_inputs(profile: str, data: Path | None) -> None:
+    from m2f_helpers.ade20k import list_pairs
+    from m2f_helpers.palette import load_palette
+    from m2f_helpers.profiles import get_profile
+
+    get_profile(profile)
+    load_palette()
+    if data is not None:
+        for split in ("training", "validation"):
+            list_pairs(data, split)
+
+
+def _writable_folder(out: Path) -> Path:
+    out = Path(out).resolve()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".m2f-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"--out {out} cannot be written to ({error.strerror}); choose another folder") from None
+    return out
+
+
+def _where(failure: Exception) -> str:
+    if isinstance(failure, PapermillExecutionError):
+        head = next((line for line in failure.source.splitlines() if line.strip()), "")
+        return f"cell {failure.cell_index} ({head.strip()[:60]!r}): {failure.ename}: {failure.evalue}"
+    return re.sub(r"\s+", " ", str(failure))[:300]
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def export_figures(notebook: Any, folder: Path) -> list[Path]:
+    """Write the pictures of an executed notebook that the README shows.
+
+    Args:
+        notebook: an `nbformat.NotebookNode` with outputs; its cells tagged `figure-NAME` hold the pictures.
+        folder: where `NAME.png` goes.
+
+    Returns: the files written.
+    Raises: ValueError if a tagged cell has no picture.
+    """
+    written = []
+    for cell in notebook.cells:
+        names = [tag.removeprefix("figure-") for tag in cell.metadata.get("tags", []) if tag.startswith("figure-")]
+        for name in names:
+            pictures = [o["data"]["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+            if not pictures:
+                raise ValueError(f"the cell tagged figure-{name} has no picture: was the notebook executed?")
+            path = Path(folder) / f"{name}.png"
+            temporary = path.with_name(f".{path.name}.tmp")
+            temporary.write_bytes(base64.b64decode(pictures[0]))
+            os.replace(temporary, path)
+            written.append(path)
+    return written

@@ -1,0 +1,175 @@
+"""What every notebook must look like, checked without a kernel."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tokenize
+from io import StringIO
+
+import nbformat
+import pytest
+
+from tests.conftest import NOTEBOOKS, ROOT
+
+NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+HEADINGS = ["What you will learn", "What you need", "Summary", "Exercises", "References"]
+COMMON = {"PROFILE": "demo", "DATA_DIR": "", "OUT_DIR": "runs"}
+FORBIDDEN = {
+    r"^\s*!": "a shell escape",
+    r"^\s*%cd": "%cd",
+    r"sys\.path": "sys.path",
+    r"filterwarnings|simplefilter": "a warnings filter",
+    r"except\s*:|except (Base)?Exception": "an error swallowed",
+    r"""["'](/|[A-Z]:\\)[\w.-]+/""": "an absolute path",
+    r"show=True|plt\.show\(": "a window",
+}
+
+
+@pytest.fixture(params=NAMES)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def notebook(name):
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+
+
+def code_cells(notebook) -> list[str]:
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def prose(notebook) -> list[str]:
+    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def parameters_cell(notebook) -> str:
+    cells = [c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(cells) == 1, "exactly one cell is tagged `parameters`"
+    return cells[0]
+
+
+def test_there_are_five_numbered_notebooks():
+    assert [name[:2] for name in NAMES] == ["01", "02", "03", "04", "05"]
+
+
+def test_valid_with_kernel_and_without_outputs(notebook):
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs and cell.execution_count is None
+
+
+def test_title_and_headings_in_order(notebook, name):
+    text = "\n".join(prose(notebook))
+    headings = re.findall(r"^(#+) (.+)$", re.sub(r"```.*?```", "", text, flags=re.S), flags=re.M)
+    assert headings[0][0] == "#" and headings[0][1].startswith(f"{name[:2]} ")
+    second = [title for level, title in headings if level == "##"]
+    assert [title for title in second if title in HEADINGS] == HEADINGS
+    numbered = [title for title in second if title not in HEADINGS]
+    sections = [re.match(rf"{name[:2]}\.(\d+) \S", title) for title in numbered]
+    assert all(sections), numbered
+    assert [int(match.group(1)) for match in sections] == list(range(1, len(sections) + 1))
+
+
+def test_parameters_are_literals_with_comments(notebook):
+    source = parameters_cell(notebook)
+    values = {}
+    for node in ast.parse(source).body:
+        assert isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name), ast.unparse(node)
+        parameter = node.targets[0].id
+        values[parameter] = ast.literal_eval(node.value)
+        assert parameter.isupper()
+        assert json.loads(json.dumps(values[parameter])) == values[parameter], f"{parameter}: not for papermill"
+    for parameter, default in COMMON.items():
+        assert values[parameter] == default
+    tokens = list(tokenize.generate_tokens(StringIO(source).readline))
+    comments = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    assigned = {node.end_lineno for node in ast.parse(source).body}
+    assert assigned <= comments, "each parameter has a comment on its line"
+
+
+def test_sizes(notebook):
+    code, text = code_cells(notebook), prose(notebook)
+    lines = [len(source.splitlines()) for source in code]
+    assert 25 <= len(notebook.cells) <= 45, len(notebook.cells)
+    assert len(text) >= len(code)
+    assert statistics.median(lines) <= 8 and max(lines) <= 30, sorted(lines)
+    words = len(re.sub(r"```.*?```", "", "\n".join(text), flags=re.S).split())
+    assert 700 <= words <= 2200, words
+
+
+def test_nothing_forbidden(notebook):
+    for source in code_cells(notebook):
+        for pattern, what in FORBIDDEN.items():
+            assert not re.search(pattern, source, flags=re.M), f"{what} in:\n{source}"
+
+
+def test_fresh_runtime_cell_is_the_same_everywhere_and_first(notebook):
+    first = code_cells(notebook)[0]
+    assert first == code_cells(nbformat.read(NOTEBOOKS / "01_install.ipynb", as_version=4))[0]
+    assert "numpy" in first and "torch" in first
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_fresh_runtime_cell_keeps_numpy_and_torch(monkeypatch, present):
+    """It does nothing where the package is; elsewhere it names the installed numpy and torch, so pip keeps them."""
+    import importlib.metadata
+    import importlib.util
+
+    calls = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if present else None)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command))
+    monkeypatch.setenv("M2F_SOURCE", "some.whl")
+    exec(code_cells(nbformat.read(NOTEBOOKS / "01_install.ipynb", as_version=4))[0], {})
+    versions = [f"{name}=={importlib.metadata.version(name)}" for name in ("numpy", "torch")]
+    expected = [sys.executable, "-m", "pip", "install", "--quiet", "some.whl", *versions]
+    assert calls == ([] if present else [expected])
+
+
+def test_quiet_and_the_package_come_before_the_libraries(notebook):
+    imports = code_cells(notebook)[1]
+    assert imports.startswith("from m2f_helpers.quiet import quiet\n\nquiet()\n")
+
+
+def test_links_to_files_resolve(notebook):
+    for target in re.findall(r"\]\(([^)#]+)\)", "\n".join(prose(notebook))):
+        if not target.startswith("http"):
+            assert (NOTEBOOKS / target).exists(), target
+
+
+def test_exercises_have_solutions(notebook, name):
+    text = "\n".join(prose(notebook))
+    number = name[:2]
+    exercises = re.findall(rf"^### Exercise ({number}\.\d+)", text, flags=re.M)
+    solutions = re.findall(rf"^### Solution ({number}\.\d+)", text, flags=re.M)
+    assert 3 <= len(exercises) <= 5 and exercises == solutions
+    assert sum("TODO" in source for source in code_cells(notebook)) >= 2
+
+
+def test_readme_has_a_row_for_each_notebook(notebook, name):
+    title = prose(notebook)[0].splitlines()[0].removeprefix("# ")
+    number, words = title.split(" ", 1)
+    row = rf"^\| *{number} *\| *\[{re.escape(words)}\]\(notebooks/{name}\.ipynb\)"
+    assert re.search(row, (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M), title
+
+
+@pytest.mark.parametrize("command", [["ruff", "check", "."], ["ruff", "format", "--check", "."]])
+def test_ruff(command):
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_nbstripout():
+    paths = [str(NOTEBOOKS / f"{name}.ipynb") for name in NAMES]
+    command = [sys.executable, "-m", "nbstripout", "--verify", "--keep-id", *paths]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-1000:]

@@ -86,7 +86,7 @@ class LegendEntry:
         number = f"[{self.id}] " if self.marked and self.id != IGNORE else ""
         if len(self.shares) > 2:
             return f"{number}{self.name}"
-        return f"{number}{self.name} " + " / ".join(map(_percent, self.shares)).replace(" % /", " /")
+        return f"{number}{self.name} " + " / ".join(map(percent, self.shares)).replace(" % /", " /")
 
 
 @contextmanager
@@ -233,7 +233,7 @@ def side_by_side(
             titles.append(name)
     if prediction is not None and truth is not None:
         shown.append(error_map(image, prediction, truth))
-        titles.append(f"wrong: {_percent(_error_rate(prediction, truth))} of judged pixels")
+        titles.append(f"wrong: {percent(_error_rate(prediction, truth))} of judged pixels")
     shares_of = "share of pixels: prediction / truth" if len(shown) == 4 else ""
     return panels(shown, titles, title=title, shares_of=shares_of, max_classes=max_classes, theme=theme)
 
@@ -419,8 +419,8 @@ def uncertainty(
         if known:
             draw_image(axes[3], error_map(image, prediction, truth))
             share = _error_rate(prediction, truth)
-            axes[3].set_title(f"wrong: {_percent(share)} of judged pixels")
-            figure.alt += f"; wrong: {_percent(share)}"
+            axes[3].set_title(f"wrong: {percent(share)} of judged pixels")
+            figure.alt += f"; wrong: {percent(share)}"
     return figure
 
 
@@ -448,13 +448,13 @@ def errors_by_confidence(
         bars = ax.bar(labels, rates, color=np.array(ERROR_COLOR) / 255)
         parts = counts / max(counts.sum(), 1)
         texts = [
-            f"{_percent(r)} wrong\n{_percent(p)} of pixels" if c else "no pixels"
+            f"{percent(r)} wrong\n{percent(p)} of pixels" if c else "no pixels"
             for r, p, c in zip(rates, parts, counts, strict=True)
         ]
         ax.bar_label(bars, texts, fontsize=8.5, padding=2)
         ax.set(ylim=(0, 1.28), xlabel="confidence", ylabel="part that is wrong", yticks=[0, 0.5, 1])
         ax.spines[["top", "right"]].set_visible(False)
-    pairs = [f"{label}: {_percent(rate)}" for label, rate, count in zip(labels, rates, counts, strict=True) if count]
+    pairs = [f"{label}: {percent(rate)}" for label, rate, count in zip(labels, rates, counts, strict=True) if count]
     figure.alt = "Wrong pixels by confidence. " + ", ".join(pairs)
     return figure
 
@@ -470,7 +470,7 @@ def query_grid(result: Any, limit: int = 8, *, columns: int = 4, theme: str = "l
     """
     chosen = result.queries[:limit]
     pictures = [spotlight(result.image, result.query_mask(query.index)) for query in chosen]
-    titles = [f"query {q.index}: {q.name} {q.score:.2f}\nowns {_percent(q.share)}" for q in chosen]
+    titles = [f"query {q.index}: {q.name} {q.score:.2f}\nowns {percent(q.share)}" for q in chosen]
     figure = panels(pictures, titles, columns=columns, theme=theme)
     return _small_titles(figure, "Queries: " + "; ".join(text.replace("\n", ", ") for text in titles))
 
@@ -484,16 +484,34 @@ def query_life(result: Any, query: int, *, columns: int | None = None, theme: st
         columns: pictures per row; None takes 4 (4 predictions) or 5 (10 predictions).
         theme: `"light"` or `"dark"`.
     """
-    names = ade20k_palette().names
     pictures, titles = [], []
     for i, layer in enumerate(result.layers):
-        probabilities = layer.class_logits[query].softmax(-1)
-        best = int(probabilities[:-1].argmax())
+        name, score = _best_class(layer.class_logits[query])
         pictures.append(spotlight(result.image, result.query_mask(query, i)))
-        when = "before layer 1" if i == 0 else f"after layer {i}"
-        titles.append(f"{when}\n{names[best]} {probabilities[best]:.2f}")
+        titles.append(f"{_when(i)}\n{name} {score:.2f}")
     figure = panels(pictures, titles, columns=columns or (4 if len(pictures) <= 4 else 5), theme=theme)
     return _small_titles(figure, f"Query {query}: " + "; ".join(text.replace("\n", ", ") for text in titles))
+
+
+def queries_by_layer(result: Any, limit: int = 4, *, columns: int = 4, theme: str = "light") -> Picture:
+    """The queries that own most, one per row, after several decoder layers, from the first prediction to the last.
+
+    Args:
+        result: an `inference.Segmentation` made with `layers=True`.
+        limit: number of queries.
+        columns: number of predictions; evenly spread over those there are.
+        theme: `"light"` or `"dark"`.
+    """
+    chosen = result.queries[:limit]
+    steps = sorted({round(i) for i in np.linspace(0, len(result.layers) - 1, columns)})
+    pictures, titles = [], []
+    for query in chosen:
+        for i in steps:
+            name, score = _best_class(result.layers[i].class_logits[query.index])
+            pictures.append(spotlight(result.image, result.query_mask(query.index, i)))
+            titles.append(f"query {query.index}, {_when(i)}\n{name} {score:.2f}")
+    figure = panels(pictures, titles, columns=len(steps), theme=theme)
+    return _small_titles(figure, "; ".join(text.replace("\n", ", ") for text in titles))
 
 
 def attention(result: Any, query: int, *, columns: int = 3, theme: str = "light") -> Picture:
@@ -511,7 +529,7 @@ def attention(result: Any, query: int, *, columns: int = 3, theme: str = "light"
         pictures.append(spotlight(result.image, allowed))
         freed = " (mask was empty)" if result.layers[layer - 1].rescued[query] else ""
         cells = f"{allowed.shape[0]} x {allowed.shape[1]} cells"
-        titles.append(f"layer {layer}: {cells},\n{_percent(allowed.mean())} allowed{freed}")
+        titles.append(f"layer {layer}: {cells},\n{percent(allowed.mean())} allowed{freed}")
     figure = panels(pictures, titles, columns=columns, theme=theme)
     return _small_titles(figure, f"Attention of query {query}: " + "; ".join(t.replace("\n", " ") for t in titles))
 
@@ -542,7 +560,7 @@ def attention_narrowing(result: Any, *, theme: str = "light") -> Picture:
         figure.legend(loc="outside right upper", fontsize=8.5, title="query: class", title_fontsize=8.5)
     means = [np.mean([result.allowed(q.index, layer).mean() for q in used]) for layer in layers]
     figure.alt = "Attention allowed, mean of the used queries: " + ", ".join(
-        f"layer {layer} {_percent(mean)}" for layer, mean in zip(layers, means, strict=True)
+        f"layer {layer} {percent(mean)}" for layer, mean in zip(layers, means, strict=True)
     )
     return figure
 
@@ -569,7 +587,7 @@ def before_after(
     shown, titles = [image, before, after], ["image", *names]
     if truth is not None:
         titles[1:] = [
-            f"{n}: {_percent(_error_rate(p, truth))} wrong" for n, p in zip(names, (before, after), strict=True)
+            f"{n}: {percent(_error_rate(p, truth))} wrong" for n, p in zip(names, (before, after), strict=True)
         ]
         shown.append(change_map(image, before, after, truth))
         titles.append("blue: mended, vermilion: spoilt")
@@ -673,7 +691,7 @@ def _draw_legend(
     ]
     rest = entries[limit:]
     if rest:
-        text = f"{len(rest)} more, {_percent(sum(e.share for e in rest))}"
+        text = f"{len(rest)} more, {percent(sum(e.share for e in rest))}"
         handles.append(Patch(facecolor="none", edgecolor="none", label=text))
     place = loc or "outside lower center"
     size = {"fontsize": 9.5, "title_fontsize": 9.5, "handlelength": 1.6, "handleheight": 1.2}
@@ -739,6 +757,16 @@ def _error_rate(prediction: np.ndarray, truth: np.ndarray) -> float:
     return float((np.asarray(prediction) != np.asarray(truth))[judged].mean()) if judged.any() else 0.0
 
 
+def _best_class(class_logits: Any) -> tuple[str, float]:
+    """Name and probability of the best class of one query, "no object" left out; `class_logits` `(K + 1,)` tensor."""
+    score, best = class_logits.softmax(-1)[:-1].max(-1)
+    return ade20k_palette().names[int(best)], float(score)
+
+
+def _when(prediction: int) -> str:
+    return "before layer 1" if prediction == 0 else f"after layer {prediction}"
+
+
 def _small_titles(figure: Picture, alt: str) -> Picture:
     for ax in figure.axes:
         ax.set_title(ax.get_title(), fontsize=8.5, fontweight="normal")
@@ -746,7 +774,8 @@ def _small_titles(figure: Picture, alt: str) -> Picture:
     return figure
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A part 0..1 in words: `"22 %"`, `"< 1 %"` for what would round to nothing."""
     return "< 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
 
 

@@ -100,6 +100,7 @@ def all_figures(image, prediction, truth, theme="light") -> dict[str, plotting.P
         "errors_by_confidence": plotting.errors_by_confidence(confidence, prediction, truth, theme=theme),
         "query_grid": plotting.query_grid(result, theme=theme),
         "query_life": plotting.query_life(result, 1, theme=theme),
+        "queries_by_layer": plotting.queries_by_layer(result, 2, theme=theme),
         "attention": plotting.attention(result, 1, theme=theme),
         "attention_narrowing": plotting.attention_narrowing(result, theme=theme),
     }

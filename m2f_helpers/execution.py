@@ -115,7 +115,13 @@ def run_notebook(name: str, path: Path, out: Path, parameters: Mapping[str, Any]
     started, error = time.monotonic(), ""
     try:
         papermill.execute_notebook(
-            str(path), str(partial), parameters=chosen, kernel_name="python3", cwd=str(out), progress_bar=bar
+            str(path),
+            str(partial),
+            parameters=chosen,
+            kernel_name="python3",
+            cwd=str(out),
+            progress_bar=bar,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about the kernel's own sockets
         )
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as failure:
         error = f"{name} failed in {_where(failure)}; the partly executed notebook is {partial}"

@@ -51,7 +51,7 @@ CLASS_IDS = {
     "pole": 93,
 }
 DOMAINS = ("day", "dusk")
-VERSION = 1
+VERSION = 2
 _ON_DISK = {"other": 0} | {name: class_id + 1 for name, class_id in CLASS_IDS.items()}
 _VAL_OFFSET = 500_000
 _NEUTRAL = 128
@@ -66,22 +66,22 @@ _COLORS = {
     "grass": [(112, 160, 62), (96, 150, 70)],
     "mountain": [(106, 112, 150), (118, 118, 142)],
     "car": [(200, 34, 40), (36, 74, 190), (232, 190, 30), (240, 240, 244)],
-    "shirt": [(224, 70, 110), (240, 130, 40), (150, 50, 170)],
-    "trousers": [(40, 44, 84), (56, 48, 52)],
+    "shirt": [(236, 60, 130), (214, 40, 150), (240, 84, 110)],
+    "trousers": [(60, 40, 110), (76, 44, 96)],
     "skin": [(228, 182, 150), (142, 96, 70), (196, 146, 110)],
     "pole": [(228, 226, 222)],
     "streetlight": [(34, 62, 62)],
     "fence": [(158, 98, 50), (142, 88, 56)],
     "windowpane": [(132, 184, 214), (118, 170, 204)],
-    "door": [(122, 30, 36), (24, 92, 74)],
+    "door": [(18, 150, 142), (24, 132, 150)],
     "wall": [(214, 190, 140), (160, 192, 162), (212, 164, 150), (150, 178, 206)],
     "floor": [(176, 120, 70), (150, 104, 70), (186, 142, 96)],
     "ceiling": [(246, 244, 238), (240, 240, 242)],
     "bed": [(92, 124, 200), (112, 104, 190)],
     "cabinet": [(92, 56, 38), (78, 50, 44)],
-    "table": [(214, 172, 110), (200, 150, 96)],
+    "table": [(226, 196, 130), (216, 180, 120)],
     "chair": [(226, 148, 24), (214, 120, 30)],
-    "sofa": [(30, 116, 108), (44, 100, 88)],
+    "sofa": [(104, 122, 44), (92, 110, 52)],
     "lamp": [(252, 234, 170)],
     "curtain": [(168, 40, 70), (140, 50, 96)],
     "rug": [(40, 50, 110), (90, 36, 92)],
@@ -235,7 +235,7 @@ class _Stage:
         self.horizon = height * rng.uniform(0.42, 0.52)
         self.sun_left = rng.random() < 0.5
         self.haze_color = (150.0, 100.0, 100.0) if self.dusk else (198.0, 212.0, 228.0)
-        self.haze_range = (28.0 if self.dusk else 120.0) if not self.indoor else 1e9
+        self.haze_range = (48.0 if self.dusk else 120.0) if not self.indoor else 1e9
         self.near = 0.9 * self.focal * self.eye / (height - self.horizon)  # just in front of the lowest row
 
     def project(self, points: Iterable[Sequence[float]]) -> np.ndarray:
@@ -345,7 +345,7 @@ def _draw_outdoors(stage: _Stage) -> None:
 
 def _draw_sky(stage: _Stage) -> None:
     rows = int(stage.horizon) + 2
-    top, bottom = ((30, 40, 110), (255, 150, 70)) if stage.dusk else ((74, 138, 222), (206, 226, 244))
+    top, bottom = ((44, 62, 140), (250, 160, 96)) if stage.dusk else ((74, 138, 222), (206, 226, 244))
     t = np.linspace(0, 1, rows, dtype=np.float32)[:, None, None] ** (1.8 if stage.dusk else 1.0)
     gradient = np.float32(top) * (1 - t) + np.float32(bottom) * t
     cloud_x, cloud_y = (int(v) for v in stage.rng.integers(0, 500, 2))
@@ -446,14 +446,14 @@ def _green_side(stage: _Stage, side: int, border: float) -> list:
 def _street_furniture(stage: _Stage, side: int, kerb: float, walk: float) -> list:
     rng = stage.rng
     items = []
-    near = rng.uniform(6.0, 8.5)
+    near = rng.uniform(5.5, 8)
     kind = rng.random()
     if kind < 0.5:
         items.append((near, _streetlight, (kerb + side * 0.35, near, -side)))
     elif kind < 0.9:
         items.append((near, _pole, (kerb + side * 0.35, near)))
-    if rng.random() < 0.6:
-        z = rng.uniform(5.5, 9.5)
+    if rng.random() < 0.7:
+        z = rng.uniform(4.4, 6.5)
         items.append((z, _person, (kerb + side * rng.uniform(0.8, walk - 0.3), z)))
     if rng.random() < 0.3:
         z = rng.uniform(7, 11)
@@ -544,7 +544,7 @@ def _fence_across(stage: _Stage, x0: float, x1: float, z: float) -> None:
 
 def _streetlight(stage: _Stage, x: float, z: float, toward: int) -> None:
     color = stage.pick("streetlight")
-    width = max(0.14, stage.at_least(10, z))
+    width = max(0.14, stage.at_least(16, z))
     top = stage.eye + (stage.horizon * stage.rng.uniform(0.62, 0.86)) * z / stage.focal
     stage.ground_shadow(x, z, 0.5)
     stage.fill("streetlight", stage.quad_z((x - width, x + width), (0, 0.5), z), color, 0.8, z)
@@ -552,9 +552,9 @@ def _streetlight(stage: _Stage, x: float, z: float, toward: int) -> None:
     stage.paint(stage.quad_z((x - width / 2, x - width / 6), (0.5, top), z), color, 1.5, z)
     arm = sorted((x - toward * width / 2, x + toward * 1.3))
     stage.fill("streetlight", stage.quad_z(arm, (top - width, top), z), color, 1.0, z)
-    head = sorted((x + toward * 0.7, x + toward * 1.7))
-    stage.fill("streetlight", stage.quad_z(head, (top - 0.42, top - 0.02), z), color, 1.0, z)
-    bulb = stage.quad_z((head[0] + 0.1, head[1] - 0.1), (top - 0.42, top - 0.24), z)
+    head = sorted((x + toward * 0.7, x + toward * 1.9))
+    stage.fill("streetlight", stage.quad_z(head, (top - 0.5, top + 0.02), z), color, 1.0, z)
+    bulb = stage.quad_z((head[0] + 0.1, head[1] - 0.1), (top - 0.5, top - 0.26), z)
     stage.paint(bulb, (255, 226, 150), 2.0 if stage.dusk else 0.95)
     stage.glows.append((*bulb.mean(0), stage.focal * 1.1 / z, 0.8))
     if stage.dusk:
@@ -563,7 +563,7 @@ def _streetlight(stage: _Stage, x: float, z: float, toward: int) -> None:
 
 def _pole(stage: _Stage, x: float, z: float) -> None:
     color = stage.pick("pole")
-    width = max(0.15, stage.at_least(11, z))
+    width = max(0.15, stage.at_least(18, z))
     top = stage.eye + (stage.horizon * stage.rng.uniform(0.4, 0.75)) * z / stage.focal
     stage.ground_shadow(x, z, 0.4)
     stage.fill("pole", stage.quad_z((x - width / 2, x + width / 2), (0, top), z), color, 1.0, z)
@@ -580,13 +580,13 @@ def _person(stage: _Stage, x: float, z: float) -> None:
     tall, step = rng.uniform(1.65, 1.9), rng.uniform(0.08, 0.24)
     stage.ground_shadow(x, z, 0.5)
     for foot in (-step, step):
-        leg = [(x + foot - 0.1, 0, z), (x + foot + 0.1, 0, z), (x + 0.16, 0.86, z), (x - 0.16, 0.86, z)]
+        leg = [(x + foot - 0.13, 0, z), (x + foot + 0.13, 0, z), (x + 0.22, 0.86, z), (x - 0.22, 0.86, z)]
         stage.face("person", leg, trousers)
-    torso = [(x - 0.19, 0.8, z), (x + 0.19, 0.8, z), (x + 0.27, tall - 0.34, z), (x - 0.27, tall - 0.34, z)]
+    torso = [(x - 0.24, 0.78, z), (x + 0.24, 0.78, z), (x + 0.31, tall - 0.32, z), (x - 0.31, tall - 0.32, z)]
     stage.face("person", torso, shirt)
     for arm in (-1, 1):
-        swing = arm * (0.3 + step * 0.5)
-        limb = [(x + arm * 0.2, tall - 0.36, z), (x + arm * 0.3, tall - 0.4, z), (x + swing + 0.07, 0.78, z)]
+        swing = arm * (0.34 + step * 0.5)
+        limb = [(x + arm * 0.22, tall - 0.34, z), (x + arm * 0.36, tall - 0.4, z), (x + swing + 0.07, 0.78, z)]
         stage.face("person", [*limb, (x + swing - 0.07, 0.78, z)], shirt, 0.82)
     ((hx, hy),) = stage.project([(x, tall - 0.16, z)])
     size = stage.focal * 0.15 / z
@@ -675,8 +675,9 @@ def _house_furniture(stage: _Stage, side: int, road: Sequence[float], walk: Sequ
         items.append((walk[0] + 0.3, _streetlight, (side * rng.uniform(0.45, 0.8) * half_view, walk[0] + 0.3, -side)))
     elif kind < 0.9:
         items.append((walk[0] + 0.3, _pole, (side * rng.uniform(0.35, 0.9) * half_view, walk[0] + 0.3)))
-    if rng.random() < 0.55:
-        items.append((walk[1] - 0.6, _person, (side * rng.uniform(0.1, 0.8) * half_view, walk[1] - 0.6)))
+    if rng.random() < 0.65:
+        z = walk[0] + 0.15
+        items.append((z, _person, (side * rng.uniform(0.1, 0.8) * half_view, z)))
     if rng.random() < 0.4:
         z = (road[0] + road[1]) / 2 + 0.6
         items.append((z, _car_across, (side * rng.uniform(0.3, 0.9) * half_view, z)))
@@ -989,11 +990,11 @@ def _chair(stage: _Stage, x: float, z: float) -> None:
 
 def _floor_lamp(stage: _Stage, x: float, z: float) -> None:
     color = stage.pick("lamp")
-    width = stage.at_least(9, z)
+    width = stage.at_least(13, z)
     stage.ground_shadow(x, z, 0.25)
     stage.fill("lamp", stage.quad_z((x - 0.16, x + 0.16), (0, 0.07), z), (120, 96, 60))
     stage.fill("lamp", stage.quad_z((x - width / 2, x + width / 2), (0, 1.4), z), (150, 120, 70))
-    shade = stage.project([(x - 0.3, 1.3, z), (x + 0.3, 1.3, z), (x + 0.19, 1.78, z), (x - 0.19, 1.78, z)])
+    shade = stage.project([(x - 0.36, 1.24, z), (x + 0.36, 1.24, z), (x + 0.22, 1.86, z), (x - 0.22, 1.86, z)])
     stage.fill("lamp", shade, color, 1.6 if stage.dusk else 1.0)
     stage.glows.append((*shade.mean(0), stage.focal * (1.1 if stage.dusk else 0.5) / z, 0.9 if stage.dusk else 0.25))
     if stage.dusk:
@@ -1055,7 +1056,7 @@ def _finish(stage: _Stage, rng: np.random.Generator) -> np.ndarray:
     image = cv2.multiply(stage.image, cv2.merge([light] * 3), scale=1 / _NEUTRAL)
     image = cv2.blur(image, (2, 2)) if stage.width > 500 else image
     image = _dusk_look(stage, image) if stage.dusk else _day_look(stage, image)
-    return _sensor_noise(image, rng, (0.36 if stage.dusk else 0.1))
+    return _sensor_noise(image, rng, (0.26 if stage.dusk else 0.1))
 
 
 def _texture_layer(stage: _Stage, rng: np.random.Generator) -> np.ndarray:
@@ -1127,10 +1128,10 @@ def _day_look(stage: _Stage, image: np.ndarray) -> np.ndarray:
 def _dusk_look(stage: _Stage, image: np.ndarray) -> np.ndarray:
     """Dark, blue in the shadows, less contrast; lamps glow."""
     levels = np.arange(256)
-    gain, lift = ((0.34, 0.32, 0.44), (14, 14, 36)) if stage.indoor else ((0.44, 0.38, 0.52), (16, 16, 38))
+    gain, lift = ((0.58, 0.52, 0.60), (10, 10, 30)) if stage.indoor else ((0.60, 0.53, 0.64), (12, 12, 32))
     table = np.stack([levels * g + b for g, b in zip(gain, lift, strict=True)], -1)
     image = cv2.LUT(image, table.astype(np.uint8)[None])
-    return _glow(stage, image, (104, 70, 12))
+    return _glow(stage, image, (92, 64, 14))
 
 
 def _sensor_noise(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:

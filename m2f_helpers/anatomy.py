@@ -211,7 +211,7 @@ def annotated_source(function: Any, record: ShapeRecord | None = None) -> HTML:
 
 
 def annotated_text(function: Any, record: ShapeRecord | None = None) -> str:
-    """The same as plain text: line number, runs, source; shapes and notes below it. `-` marks lines that did not run."""
+    """The same as plain text: line number, runs, source; shapes and notes below. `-` marks lines that did not run."""
     source, trace, notes = _parts(plain_function(function), record)
     rows = [f"{source.module}.{source.name}" + (f", called {trace.calls} times" if trace else "")]
     for row in _rows(source, trace, notes):

@@ -175,7 +175,10 @@ def find_layout(root: str | Path) -> Layout:
         if all((root / kind / split).is_dir() for kind in ("images", labels) for split in (train, val)):
             suffix, count = _count(root / "images" / train)
             count_val = _count(root / "images" / val)[1]
-            parts = (Part(f"images/{train}", f"{labels}/{train}", count), Part(f"images/{val}", f"{labels}/{val}", count_val))
+            parts = (
+                Part(f"images/{train}", f"{labels}/{train}", count),
+                Part(f"images/{val}", f"{labels}/{val}", count_val),
+            )
             return Layout(f"images/{train}, {labels}/{train}", root, suffix, *parts)
     return _flat_layout(root, labels)
 
@@ -183,7 +186,9 @@ def find_layout(root: str | Path) -> Layout:
 def _flat_layout(root: Path, labels: str) -> Layout:
     suffix, count = _count(root / "images")
     if count < 2:
-        raise FileNotFoundError(f"{root}/images: expected at least two pictures, one to train and one to validate, got {count}")
+        raise FileNotFoundError(
+            f"{root}/images: expected at least two pictures, one to train and one to validate, got {count}"
+        )
     val = list(range(0, count, 5))
     train = [i for i in range(count) if i % 5]
     parts = (Part("images", labels, len(train), train), Part("images", labels, len(val), val))
@@ -367,7 +372,9 @@ def _get(cfg: Config, key: str, default: Any = KeyError) -> Any:
             node = node[int(part)] if isinstance(node, (list, tuple)) else dict.__getitem__(node, part)
         except (KeyError, IndexError, TypeError):
             if default is KeyError:
-                raise ValueError(f"the config has no {key}; it is not the config of a Mask2Former in mmsegmentation") from None
+                raise ValueError(
+                    f"the config has no {key}; it is not the config of a Mask2Former in mmsegmentation"
+                ) from None
             return default
     return node
 

@@ -56,6 +56,19 @@ def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | Non
 
 
 @main.command()
+@click.option("--group", help="Only the claims of this group, for instance 'losses'.")
+def claims(group) -> None:
+    """Check a hundred statements about Mask2Former on the installed source and a real run (about a minute)."""
+    from m2f_helpers import claims as statements
+    from m2f_helpers.quiet import quiet
+
+    quiet()
+    checked = statements.check(claims=statements.claims_of(group))
+    click.echo(statements.claims_text(checked))
+    sys.exit(0 if all(entry.holds for entry in checked) else 1)
+
+
+@main.command()
 @click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("runs"))
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default="notebooks/figures")
 def figures(runs: Path, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Figures of notebook 03: the whole picture with the shapes of a run, and a look inside its parts.
 
-All functions return a `plotting.Picture` and show nothing. Shapes on arrows are read from the record of a run, never typed.
+All functions return a `plotting.Picture` and show nothing. Shapes on arrows come from the record of a run, never typed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from m2f_helpers.inference import Segmentation
@@ -23,6 +24,7 @@ from m2f_helpers.reference import Evidence
 from m2f_helpers.tracing import ShapeRecord, check_mask2former
 
 INK = "#1a1a1a"
+DASHED = "#a05200"
 PARTS = {  # fill and edge: told apart by lightness as well as by hue
     "backbone": ("#d6e6f7", "#1f5a99"),
     "pixel decoder": ("#d9f0dc", "#1d6b34"),
@@ -76,7 +78,10 @@ def sine_encodings(encoding: nn.Module, size: int = 32) -> Picture:
     middle = code[:, size // 2, size // 3]
     likeness = torch.einsum("c,chw->hw", middle, code) / middle.square().sum()
     panels = {"row, slow\nchannel 40": code[40], "row, fast\nchannel 4": code[4]}
-    panels |= {f"column, slow\nchannel {half + 40}": code[half + 40], f"column, fast\nchannel {half + 4}": code[half + 4]}
+    panels |= {
+        f"column, slow\nchannel {half + 40}": code[half + 40],
+        f"column, fast\nchannel {half + 4}": code[half + 4],
+    }
     with style():
         figure = Picture(figsize=(7, 2.1), layout="constrained")
         axes = figure.subplots(1, 5)
@@ -91,7 +96,9 @@ def sine_encodings(encoding: nn.Module, size: int = 32) -> Picture:
     return figure
 
 
-def cost_matrices(costs: Mapping[str, np.ndarray], chosen: Sequence[tuple[int, int]], columns: Sequence[str]) -> Picture:
+def cost_matrices(
+    costs: Mapping[str, np.ndarray], chosen: Sequence[tuple[int, int]], columns: Sequence[str]
+) -> Picture:
     """Cost matrices side by side, values written in, chosen cells framed.
 
     Args:
@@ -113,6 +120,19 @@ def cost_matrices(costs: Mapping[str, np.ndarray], chosen: Sequence[tuple[int, i
     return figure
 
 
+def network_input(model: Any, image: np.ndarray) -> Tensor:
+    """A picture as the network receives it: normalised, padded to a multiple of 32.
+
+    Args:
+        model: an mmseg segmentor.
+        image: RGB, `(H, W, 3)` uint8.
+
+    Returns: `(1, 3, H', W')` float32.
+    """
+    bgr = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)
+    return model.data_preprocessor({"inputs": [bgr], "data_samples": [SegDataSample()]})["inputs"]
+
+
 @torch.no_grad()
 def sampling_of(model: Any, inputs: Tensor, x: float, y: float, layer: int = -1, level: int = 2) -> Sampling:
     """Where the deformable attention of one token looks, in one encoder layer.
@@ -126,7 +146,7 @@ def sampling_of(model: Any, inputs: Tensor, x: float, y: float, layer: int = -1,
     """
     check_mask2former(model)
     attention = model.decode_head.pixel_decoder.encoder.layers[layer].self_attn
-    with _arguments(attention) as seen:
+    with arguments_of(attention) as seen:
         model.decode_head.pixel_decoder(model.extract_feat(inputs))
     sizes = tuple((int(height), int(width)) for height, width in seen["spatial_shapes"].tolist())
     height, width = sizes[level]
@@ -139,6 +159,17 @@ def sampling_of(model: Any, inputs: Tensor, x: float, y: float, layer: int = -1,
     scale = torch.tensor([[width, height] for height, width in sizes])[None, :, None]
     point = seen["reference_points"][0, token, 0]
     return Sampling((float(point[0]), float(point[1])), point + offsets / scale, weights, sizes)
+
+
+@contextmanager
+def arguments_of(module: nn.Module) -> Iterator[dict[str, Any]]:
+    """Within the block, the returned dict fills with the keyword arguments of the module's calls, the last one wins."""
+    seen: dict[str, Any] = {}
+    hook = module.register_forward_pre_hook(lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Picture:
@@ -188,8 +219,8 @@ def query_story(result: Segmentation, query: int) -> Picture:
             _draw_mask(axes[top, column], result, query, index)
             if index + 1 < count:
                 _draw_allowed(axes[top + 1, column], result, query, index + 1)
-        figure.suptitle(f"Query {query}: mask probability (blue to yellow), and what the next layer may look at (white)")
-        figure.get_suptitle() and figure._suptitle.set_fontsize(9.5)
+        title = f"Query {query}: mask probability (blue 0 to yellow 1); below, what the next layer may look at (white)"
+        figure.suptitle(title, fontsize=9.5)
     figure.alt = f"Mask of query {query} after each of {count} predictions, and the pixels each layer may look at"
     return figure
 
@@ -210,14 +241,19 @@ def _flow(record: ShapeRecord) -> dict[str, str]:
     found |= {"fine": pixel.shapes("mask_feature = self.mask_feature(outs[-1])")[0]}
     found |= {"queries": head.shapes("query_feat = self.query_feat")[0]}
     found |= {f"attention {i}": head.shapes("attn_mask = attn_mask & mask_sum")[i] for i in levels}
-    found |= {"classes": forward.shapes("cls_pred = self.cls_embed")[0], "vectors": forward.shapes("mask_embed = self")[0]}
+    found |= {
+        "classes": forward.shapes("cls_pred = self.cls_embed")[0],
+        "vectors": forward.shapes("mask_embed = self")[0],
+    }
     found |= {"masks": forward.shapes("mask_pred = torch.einsum(")[0]}
     found |= {"scores": predict.shapes("seg_logits = torch.einsum(")[0]}
     texts = {name: "×".join(str(size) for size in shape[1:]) for name, shape in found.items()}
     attention = found["attention 0"]
     texts |= {f"attention {i}": "×".join(map(str, found[f"attention {i}"])) for i in levels}
     result = record["BaseSegmentor.postprocess_result"].shapes("i_seg_pred = i_seg_logits.argmax(")[0]
-    matched = record["dense_heads.mask2former_head.Mask2FormerHead._get_targets_single"].shapes("gt_labels = gt_inst")[0]
+    matched = record["dense_heads.mask2former_head.Mask2FormerHead._get_targets_single"].shapes("gt_labels = gt_inst")[
+        0
+    ]
     return texts | {
         "class map": "×".join(map(str, result[1:])),
         "heads": str(attention[0]),
@@ -233,7 +269,8 @@ def _draw_backbone(ax: Axes, shapes: dict[str, str]) -> None:
     for stage, y in enumerate((15, 30, 45, 60)):
         width = 15 - 2.4 * stage
         _box(ax, (12 - width / 2, y, width, 8), f"stage {stage + 1}\nstride {4 * 2**stage}", "backbone")
-        _arrow(ax, (12, 8 if stage == 0 else y - 7), (12, y), "")
+        carried = shapes["image"] if stage == 0 else shapes[f"stage {stage - 1}"]
+        _arrow(ax, (12, 8 if stage == 0 else y - 7), (12, y), carried, at=(12, y - 3.6), align="plate")
         if stage:
             _arrow(ax, (12 + width / 2, y + 4), (32.5, y + 4), shapes[f"stage {stage}"], at=(26.2, y + 5))
     _arrow(ax, (19.5, 19), (47, 19), shapes["stage 0"], at=(33, 20))
@@ -244,8 +281,13 @@ def _draw_pixel_decoder(ax: Axes, shapes: dict[str, str]) -> None:
     for level, y in enumerate((60, 45, 30)):
         _box(ax, (32.5, y + 1, 5.5, 6), "1×1\nconv", "pixel decoder", size=7.5)
         _arrow(ax, (38, y + 4), (47, y + 4), shapes[f"tokens {level}"], at=(42.4, y + 5))
-    _box(ax, (47, 28, 12.5, 42), f"deformable\nattention,\n6 layers\n\nall levels\ntogether:\n{shapes['tokens']}", "pixel decoder")
-    _arrow(ax, (53, 28), (53, 23.5), "enlarge ×2", at=(53.6, 25.2), align="left")
+    _box(
+        ax,
+        (47, 28, 12.5, 42),
+        f"deformable\nattention,\n6 layers\n\nall levels\ntogether:\n{shapes['tokens']}",
+        "pixel decoder",
+    )
+    _arrow(ax, (53, 28), (53, 23.5), f"{shapes['memory 2']}, enlarged", at=(53, 24.7), align="plate")
     _box(ax, (47, 14.5, 12.5, 9), "add, 3×3 conv,\n1×1 conv", "pixel decoder")
 
 
@@ -257,8 +299,10 @@ def _draw_decoder(ax: Axes, shapes: dict[str, str]) -> None:
         text = f"layers {layers[level]}\nmasked cross-attention\nself-attention\nfeed-forward"
         _box(ax, (73, y, 17, 9), text, "transformer decoder", size=7.6)
         _arrow(ax, (59.5, y + 4.5), (73, y + 4.5), shapes[f"memory {level}"], at=(65.4, y + 5.5))
-        _arrow(ax, (81.5, y + (11.5 if level == 0 else 14)), (81.5, y + 9), "")
-    _arrow(ax, (90, 31), (90, 64), "three rounds", at=(93.3, 47.5), bend=0.28, rotate=90)
+        above = y + (11.5 if level == 0 else 14)
+        carried = "" if level == 0 else shapes["queries"]
+        _arrow(ax, (81.5, above), (81.5, y + 9), carried, at=(82, y + 10.4), align="left")
+    _arrow(ax, (90, 31), (90, 64), "3 rounds", at=(90.3, 66), bend=0.22, align="left")
 
 
 def _draw_head(ax: Axes, shapes: dict[str, str]) -> None:
@@ -273,27 +317,34 @@ def _draw_head(ax: Axes, shapes: dict[str, str]) -> None:
     ax.plot([59.5, 98], [19, 19], color=INK, lw=1.3)
     ax.plot([98, 98], [19, 36.5], color=INK, lw=1.3)
     _arrow(ax, (98, 36.5), (103, 36.5), "")
-    _label(ax, (79, 20), f"per-pixel embedding {shapes['fine']}")
+    _label(ax, (79, 15.5), f"per-pixel embedding {shapes['fine']}")
     _arrow(ax, (103, 39.8), (90.2, 36), "", dashed=True)
-    masks = f"masks block attention\n{shapes['attention 0']}, ...{shapes['attention 1'].rpartition('×')[2]},"
-    _label(ax, (96.8, 41.6), masks + f" ...{shapes['attention 2'].rpartition('×')[2]}", size=6.6)
+    _label(ax, (80, 22.6), "dashed: where the next layer may not look,", color=DASHED)
+    sizes = ", ".join(shapes[f"attention {level}"].rpartition("×")[2] for level in range(3))
+    _label(ax, (80, 20), f"{shapes['attention 0'].rpartition('×')[0]}×({sizes})", color=DASHED)
     _box(ax, (119, 44, 11.5, 14), "sum over\nqueries of\nclass ×\nmask", "head")
     _arrow(ax, (114.5, 68), (124.7, 58), shapes["classes"], at=(121.5, 66), align="left")
-    _arrow(ax, (114.5, 38), (124.7, 44), shapes["masks"], at=(116.6, 36.6), align="left")
-    _arrow(ax, (130.5, 51), (130.5, 25.5), shapes["scores"], at=(129.8, 33), align="right")
+    _arrow(ax, (114.5, 39), (119, 46), shapes["masks"], at=(115.2, 37.2), align="left")
+    _arrow(ax, (126.5, 44), (126.5, 25.5), shapes["scores"], at=(125.8, 27.3), align="right")
     _box(ax, (118, 17, 13.5, 8.5), f"largest score:\nclass map\n{shapes['class map']}", "head", size=8)
-    _box(ax, (103, 13, 12.5, 13), f"training only:\nmatch {shapes['matched']} masks,\n3 losses ×\n{shapes['predictions']} predictions", "training", size=7.6)
-    _arrow(ax, (107, 34), (107, 26), "", dashed=True)
+    _box(
+        ax,
+        (103, 13, 12.5, 13),
+        f"training only:\nmatch {shapes['matched']} masks,\n3 losses ×\n{shapes['predictions']} predictions",
+        "training",
+        size=7.6,
+    )
+    _arrow(ax, (107, 34), (107, 26), shapes["masks"], at=(107.6, 30.6), align="left")
 
 
 def _panel(ax: Axes, place: tuple[float, float, float, float], part: str, title: str) -> None:
     x, y, width, height = place
     fill, edge = PARTS[part]
-    ax.add_patch(Rectangle((x, y), width, height, facecolor=fill, alpha=0.35, edgecolor=edge, lw=0.8))
+    ax.add_patch(Rectangle((x, y), width, height, facecolor=fill, alpha=0.35, edgecolor=edge, lw=0.8, zorder=0))
     ax.text(x + width / 2, y + height + 0.8, title, ha="center", va="bottom", fontsize=11, weight="bold", color=edge)
 
 
-def _box(ax: Axes, place: tuple[float, float, float, float], text: str, part: str, size: float = 8.5) -> None:
+def _box(ax: Axes, place: tuple[float, float, float, float], text: str, part: str, size: float = 9) -> None:
     x, y, width, height = place
     fill, edge = PARTS[part]
     shape = FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=0.9", fc=fill, ec=edge, lw=1.4)
@@ -309,34 +360,24 @@ def _arrow(
     at: tuple[float, float] | None = None,
     align: str = "center",
     bend: float = 0.0,
-    rotate: float = 0.0,
     dashed: bool = False,
 ) -> None:
     curve = f"arc3,rad={bend}"
-    look = {"ls": (0, (4, 2)), "color": "#a05200"} if dashed else {"color": INK}
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, lw=1.3, connectionstyle=curve, **look))
+    look = {"ls": (0, (4, 2)), "color": DASHED} if dashed else {"color": INK}
+    ax.add_patch(
+        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, lw=1.3, connectionstyle=curve, **look)
+    )
     if text:
-        _label(ax, at or ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 1), text, align, rotate=rotate)
+        _label(ax, at or ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 1), text, align)
 
 
-def _label(
-    ax: Axes, at: tuple[float, float], text: str, align: str = "center", size: float = 8, rotate: float = 0
-) -> None:
-    ax.text(*at, text, ha=align, va="center" if rotate else "bottom", fontsize=size, color=INK, rotation=rotate)
+def _label(ax: Axes, at: tuple[float, float], text: str, align: str = "center", color: str = INK) -> None:
+    plate = {"fc": "white", "ec": "none", "pad": 0.6} if align == "plate" else None
+    align = "center" if align == "plate" else align
+    ax.text(*at, text, ha=align, va="bottom", fontsize=8.5, color=color, bbox=plate)
 
 
 # ------------------------------------------------------------------------------------------------------------- details
-
-
-@contextmanager
-def _arguments(module: nn.Module) -> Iterator[dict[str, Any]]:
-    """Keyword arguments of a module's next call."""
-    seen: dict[str, Any] = {}
-    hook = module.register_forward_pre_hook(lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
-    try:
-        yield seen
-    finally:
-        hook.remove()
 
 
 def _draw_costs(ax: Axes, matrix: np.ndarray, chosen: Sequence[tuple[int, int]]) -> None:

@@ -27,11 +27,32 @@ def main() -> None:
 
 
 @main.command()
-def check() -> None:
-    """Show what is installed, what is wrong, and the command that mends it."""
-    from m2f_helpers import environment
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--subset", type=int, help="Unpack only so many training pairs, and a tenth for validation.")
+@click.option("--archive", type=click.Path(path_type=Path), help="A local copy of ADEChallengeData2016.zip.")
+def ade20k(folder: Path, subset: int | None, archive: Path | None) -> None:
+    """Get ADE20K (967 MB): download, check and unpack it into FOLDER. Goes on where it was interrupted."""
+    from m2f_helpers.ade20k import get_ade20k
 
-    sys.exit(environment.main())
+    click.echo(f"ADE20K is in {get_ade20k(folder, subset, archive)}")
+
+
+@main.command()
+@click.option("--data", type=click.Path(path_type=Path), help="Check the label maps of this data set instead.")
+@click.option("--classes", default=150, show_default=True, help='With --data: number of classes without "other".')
+@click.option("--zero-is-other/--zero-is-class", default=True, show_default=True, help="With --data: meaning of id 0.")
+@click.option("--limit", type=int, help="With --data: look at so many pairs per split.")
+def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | None) -> None:
+    """Show what is installed, what is wrong, and the command that mends it; or check a data set."""
+    if data is None:
+        from m2f_helpers import environment
+
+        sys.exit(environment.main())
+    from m2f_helpers.labels import check_labels, describe_problems
+
+    problems = check_labels(data, classes, zero_is_other, limit)
+    click.echo(describe_problems(problems))
+    sys.exit(any(problem.severity == "error" for problem in problems))
 
 
 @main.command()
@@ -45,6 +66,21 @@ def claims(group) -> None:
     checked = statements.check(claims=statements.claims_of(group))
     click.echo(statements.claims_text(checked))
     sys.exit(0 if all(entry.holds for entry in checked) else 1)
+
+
+@main.command()
+@click.argument("name", default="mask2former_r50_8xb2-160k_ade20k-512x512")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Folder to keep the file in.  [default: your cache folder]"
+)
+def fetch(name: str, out: str | None) -> None:
+    """Download published weights, verified by the hash in their file name.
+
+    NAME is a config in mmseg's metafile. The environment variable M2F_WEIGHTS may name a local file or a mirror.
+    """
+    from m2f_helpers import checkpoints
+
+    click.echo(f"{checkpoints.fetch(name, out)}  ({checkpoints.published(name).miou} mIoU as published)")
 
 
 @main.command()
@@ -82,6 +118,38 @@ def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
 
 
 @main.command()
+@click.argument("src", type=click.Path(path_type=Path))
+@click.argument("dst", type=click.Path(path_type=Path))
+@click.option("--size", nargs=2, type=int, default=(512, 512), show_default=True, help="Height and width in pixels.")
+@click.option("--mode", type=click.Choice(["stretch", "crop", "pad"]), default="stretch", show_default=True)
+@click.option("--workers", type=int, help="Processes; without it, one per core.")
+@click.option("--classes", default=150, show_default=True, help='Number of classes without "other".')
+@click.option("--zero-is-other/--zero-is-class", default=True, show_default=True, help="Meaning of id 0 on disk.")
+def prepare(src, dst, size, mode, workers, classes, zero_is_other) -> None:
+    """Resize the data set SRC into DST. A second run does only what is missing or changed."""
+    from m2f_helpers import resize
+
+    report = resize.prepare(src, dst, list(size), mode, workers, classes, zero_is_other)
+    click.echo(report)
+    sys.exit(not report.ok)
+
+
+@main.command()
+@click.option("--work", default="runs/pretrain", show_default=True, help="Folder for the pictures and the run.")
+@click.option("--out", default="runs/pretrain/demo_day.pth", show_default=True, help="File to write.")
+@click.option("--iterations", default=0, help="Other number of steps than the recipe's.")
+@click.option("--device", help="cpu, cuda or mps.  [default: what is there]")
+def pretrain(work: str, out: str, iterations: int, device: str | None) -> None:
+    """Make the demo's weights again: train from nothing on day scenes. Stopped runs go on where they were."""
+    from dataclasses import replace
+
+    from m2f_helpers import pretraining
+
+    recipe = replace(pretraining.Recipe(), iterations=iterations) if iterations else pretraining.Recipe()
+    click.echo(pretraining.pretrain(work, out, recipe, device))
+
+
+@main.command()
 @click.argument("notebooks", nargs=-1)
 @click.option("--profile", default="demo", show_default=True, help="demo (CPU, no network) or ade20k (GPU advised).")
 @click.option("--data", type=click.Path(path_type=Path), help="Data in ADE20K's layout; without it, drawn scenes.")
@@ -111,6 +179,25 @@ def scenes(folder: str, train: int, val: int, domain: str, seed: int, size: tupl
 
     root = make_scenes(folder, train, val, domain, seed, list(size) if size else None)
     click.echo(f"{train} training and {val} validation pairs ({domain}) in {root}")
+
+
+@main.command()
+@click.option("--profile", default="demo", show_default=True, help="demo or ade20k.")
+@click.option("--data", help="Data folder (ADE20K layout, or images/ and labels/).  [default: drawn scenes]")
+@click.option("--out", default="runs/finetune", show_default=True, help="Output folder.")
+@click.option("--weights", help="Checkpoint to start from, or 'random'.  [default: the profile's]")
+@click.option("--iterations", default=0, help="Steps; 0 takes the profile's number.")
+@click.option("--crop", type=int, nargs=2, default=(0, 0), help="Height and width of the training crop, pixels.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--device", help="cpu, cuda or mps.  [default: what is there]")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder.")
+def train(profile, data, out, crop, **options) -> None:
+    """Fine-tune; on several devices with torchrun --nproc-per-node 2 -m m2f_helpers train ..."""
+    from m2f_helpers.training import finetune
+
+    result = finetune(profile, data, out, crop_size=crop if any(crop) else (), **options)
+    if result is not None:
+        click.echo(f"mIoU {result.miou:.3f}  {result.checkpoint}")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from m2f_helpers.palette import IGNORE, NUM_CLASSES, ade20k_palette
 from m2f_helpers.pictures import list_images, one_line, read_image
 from m2f_helpers.plotting import overlay
 from m2f_helpers.profiles import get_profile
+from m2f_helpers.training import newest_checkpoint
 
 LONGEST = 2048  # input side up to which a test pipeline without a Resize step is left alone
 WHOLE = (
@@ -231,6 +232,26 @@ def load_profile(
     return load(base_config(settings) if config is None else config, checkpoint, device)
 
 
+def load_finetuned(folder: str | Path, profile: str = "demo", device: str | None = None) -> Any | None:
+    """The model that notebook 04 (or `m2f train`) left in a folder, if there is one and it is of this profile.
+
+    Args:
+        folder: with `config.py` and checkpoints.
+        profile: `"demo"` or `"ade20k"`.
+        device: as in `load`.
+
+    Returns: the model, or None if the folder has none or one of another profile.
+    """
+    folder = Path(folder)
+    if not (folder / "config.py").is_file():
+        return None
+    config, wanted = _read_config(folder / "config.py"), base_config(profile)
+    heads = config.model.decode_head, wanted.model.decode_head
+    if config.model.backbone.depth != wanted.model.backbone.depth or heads[0].num_queries != heads[1].num_queries:
+        return None
+    return load(config, newest_checkpoint(folder), device)
+
+
 def segment(model: Any, image: Any, *, layers: bool = False) -> Segmentation | list[Segmentation]:
     """Segment a picture, or all pictures of a folder.
 
@@ -268,7 +289,7 @@ def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int])
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is on labelled pictures. Percentages as mmseg's `IoUMetric` gives them, 0..100.
+    """How good a model is on labelled pictures. All parts are 0..1; mmseg's `IoUMetric` prints them as percentages.
 
     `miou` is the mean IoU over the classes that occur in truth or prediction, `accuracy` the part of judged pixels that
     are right. `confusion` `(K, K)` int64 counts pixels, truth in rows, prediction in columns, ignore left out.
@@ -326,7 +347,7 @@ def evaluate(model: Any, data: Any, *, limit: int | None = None, progress: bool 
         areas += torch.stack(parts).numpy()
         confusion += confusion_matrix(predicted, truth)
     metrics = IoUMetric.total_area_to_metrics(*torch.from_numpy(areas), metrics=["mIoU"])
-    miou, accuracy = float(np.nanmean(metrics["IoU"]) * 100), float(metrics["aAcc"] * 100)
+    miou, accuracy = float(np.nanmean(metrics["IoU"])), float(metrics["aAcc"])
     return Evaluation(miou, accuracy, _class_table(metrics, areas), confusion, count)
 
 
@@ -648,8 +669,8 @@ def _class_table(metrics: dict, areas: np.ndarray) -> pd.DataFrame:
             "name": [names[i] for i in ids],
             "share": truth[ids] / max(truth.sum(), 1),
             "predicted": areas[2][ids] / max(truth.sum(), 1),
-            "iou": metrics["IoU"][ids] * 100,
-            "recall": metrics["Acc"][ids] * 100,
+            "iou": metrics["IoU"][ids],
+            "recall": metrics["Acc"][ids],
         }
     )
 

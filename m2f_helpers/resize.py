@@ -542,8 +542,8 @@ def _pool(workers: int) -> ProcessPoolExecutor:
         pool.submit(os.getpid).result()
     except BrokenProcessPool:
         raise RuntimeError(
-            'the worker processes could not start. In a script, call prepare below `if __name__ == "__main__":`, or pass '
-            "workers=1"
+            'the worker processes could not start. In a script, call prepare below `if __name__ == "__main__":`, '
+            "or pass workers=1"
         ) from None
     return pool
 

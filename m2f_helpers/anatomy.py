@@ -325,7 +325,7 @@ def _idle(trace: FunctionTrace, line: int) -> bool:
     """True for lines of statements that never ran, and for an `else:` whose branch did not."""
     statements, text = trace.source.statements, trace.source.lines[line - trace.source.first].strip()
     if text in ("else:", "finally:") and line not in statements:
-        line = next((number for number in statements if number > line), line)
+        line = min((number for number in statements if number > line), default=line)
     return line in statements and not trace.count(line)
 
 

@@ -43,6 +43,9 @@ MANIFEST = "manifest.jsonl"
 REPORT = "report.json"
 _VERSION = 1
 _CHUNK = 16  # pairs per message to a worker
+# The arrays of the pair before are let go only here. Freed at once, their memory would go back to the system and be
+# fetched again, page by page, for the next pair: a fifth of the whole time.
+_LAST_ARRAYS: list[np.ndarray] = []
 _WORTH_A_POOL = 150  # below so many pairs, starting workers takes longer than the work
 
 
@@ -192,12 +195,15 @@ def _to_rgb(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("RGB"))
 
 
-def _write(path: Path, data: bytes | memoryview) -> None:
+def _write(path: Path, data: bytes | np.ndarray) -> list[int]:
+    """Write under a temporary name, then rename. Returns size and time stamp."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb", buffering=0) as file:
             file.write(data)
+            status = os.fstat(file.fileno())
         os.replace(temporary, path)
+        return [status.st_size, status.st_mtime_ns]
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
@@ -293,11 +299,11 @@ def _resize_and_write(job: _Job, image: np.ndarray, label_map: np.ndarray, befor
     plan = place(image.shape[:2], settings.size, settings.mode)
     small = _place_image(image, plan, PAD_COLOR[::-1])
     small_labels = resize_label_map(label_map, settings.size, settings.mode, settings.fill)
+    _LAST_ARRAYS[:] = image, label_map, small, small_labels
     datas = (cv2.imencode(".jpg", small, JPEG_OPTIONS)[1], cv2.imencode(".png", small_labels, PNG_OPTIONS)[1])
     stamps = []
     for path, data in zip(job.outputs, datas, strict=True):
-        _write(path, data)
-        stamps += [*_stamp(path), zlib.crc32(data)]
+        stamps += [*_write(path, data), zlib.crc32(data)]
     return {"output": stamps, "before": list(before), "after": count_ids(small_labels)}
 
 

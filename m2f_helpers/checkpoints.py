@@ -1,8 +1,9 @@
 """Weights: where they come from, and reading them without running what is inside. Taught in notebook 04.
 
 A `.pth` file is a pickle, and a pickle can name any function to be called while it is read. Everything here reads with
-`weights_only=True`, which refuses all but tensors and plain values. Checkpoints that MMEngine writes hold a little more (the
-loss history), so there is a short list of what may be in a file of others, and a hook that keeps it out of our own.
+`weights_only=True`, which refuses all but tensors and plain values. Checkpoints that MMEngine writes hold a little more
+(the loss history), so there is a short list of what may be in a file of others, and a hook that keeps it out of our
+own.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ DEMO = "demo_day"
 class Published:
     """One entry of mmseg's metafile: config and weights as OpenMMLab published them.
 
-    `config` is the installed config file, `url` and `file_name` belong to the weights, `sha256` is the start of their hash
-    (it stands in the file name), `miou` their published mIoU in percent.
+    `config` is the installed config file, `url` and `file_name` belong to the weights, `sha256` is the start of their
+    hash (it stands in the file name), `miou` their published mIoU in percent.
     """
 
     name: str
@@ -48,7 +49,8 @@ class Published:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_state` did: names of the tensors that were loaded, not in the file, not in the model, of another shape."""
+    """What `load_state` did: names of the tensors that were loaded, not in the file, not in the model, of another
+    shape."""
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
@@ -78,7 +80,11 @@ def published(name: str) -> Published:
         if entry["Name"] == name:
             url = entry["Weights"]
             file_name = url.rsplit("/", 1)[1]
-            miou = entry["Results"]["Metrics"]["mIoU"] if isinstance(entry["Results"], dict) else entry["Results"][0]["Metrics"]["mIoU"]
+            miou = (
+                entry["Results"]["Metrics"]["mIoU"]
+                if isinstance(entry["Results"], dict)
+                else entry["Results"][0]["Metrics"]["mIoU"]
+            )
             config = METAFILE.parent.parent.parent / entry["Config"]
             return Published(name, config, url, file_name, _hash_in(file_name), miou)
     known = ", ".join(sorted(entry["Name"] for entry in models))
@@ -118,7 +124,8 @@ def fetch(name: str, folder: str | Path | None = None) -> Path:
         part.unlink(missing_ok=True)
         raise ConnectionError(
             f"could not fetch {source} ({type(error).__name__}). Without a network: copy {entry.file_name} here from "
-            f"another machine and set {ADDRESS_VARIABLE} to its path, or use PROFILE = 'demo', whose weights are in the package"
+            f"another machine and set {ADDRESS_VARIABLE} to its path, or use PROFILE = 'demo', whose "
+            "weights are in the package"
         ) from None
     try:
         _verified(part, entry)
@@ -134,6 +141,22 @@ def demo_weights() -> Path:
     return resource(f"weights/{DEMO}.pth")
 
 
+def start_weights(choice: str | Path, name: str) -> Path | None:
+    """The file that a fine-tune starts from.
+
+    Args:
+        choice: a file, `"random"`, or empty for the profile's own.
+        name: the profile's `weights`: the shipped ones, or a config in mmseg's metafile (fetched when they are not there).
+
+    Returns: path of a file; None for random weights.
+    """
+    if choice == "random":
+        return None
+    if choice:
+        return Path(choice)
+    return profile_weights(name)
+
+
 def profile_weights(name: str) -> Path:
     """The file that a profile's `weights` names: the shipped one, or a published one (fetched when it is not there)."""
     return demo_weights() if name == DEMO else fetch(name)
@@ -146,7 +169,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: a file that `torch.save` or MMEngine wrote.
 
     Returns: its content, with the weights under `"state_dict"` and information under `"meta"`.
-    Raises: FileNotFoundError; ValueError if the file is damaged, holds no weights, or wants to do more than store values.
+    Raises: FileNotFoundError; ValueError if the file is damaged, holds no weights, or wants to do more than store
+        values.
     """
     path = Path(path)
     if not path.is_file():
@@ -157,9 +181,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)|refused ([^\n]+)|Unsupported (?:global|class|operand)[^\n]*", str(error))
         what = next((group for group in (wanted.groups() if wanted else ()) if group), str(error).split("\n")[0][:120])
-        raise ValueError(f"{path}: refused, the file wants more than to store weights ({what}); get it from a source you trust") from None
+        raise ValueError(
+            f"{path}: refused, the file wants more than to store weights ({what}); get it from a source you trust"
+        ) from None
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: not a readable checkpoint, perhaps cut off while it was copied ({str(error)[:80]})") from None
+        raise ValueError(
+            f"{path}: not a readable checkpoint, perhaps cut off while it was copied ({str(error)[:80]})"
+        ) from None
     return _with_state_dict(content, path)
 
 
@@ -171,7 +199,11 @@ def load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> Loa
     own = model.state_dict()
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     fitting = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
-    reshaped = {name: (tuple(state[name].shape), tuple(own[name].shape)) for name in own if name in state and name not in fitting}
+    reshaped = {
+        name: (tuple(state[name].shape), tuple(own[name].shape))
+        for name in own
+        if name in state and name not in fitting
+    }
     report = LoadReport(
         tuple(fitting),
         tuple(name for name in own if name not in state),
@@ -203,9 +235,12 @@ def clean(checkpoint: dict[str, Any]) -> None:
     """
     hub = checkpoint.get("message_hub", {})
     hub["log_scalars"] = {}
-    hub["resumed_keys"] = {key: value for key, value in hub.get("resumed_keys", {}).items() if key in hub.get("runtime_info", {})}
+    hub["resumed_keys"] = {
+        key: value for key, value in hub.get("resumed_keys", {}).items() if key in hub.get("runtime_info", {})
+    }
     hub["runtime_info"] = {
-        key: value.item() if isinstance(value, np.generic) else value for key, value in hub.get("runtime_info", {}).items()
+        key: value.item() if isinstance(value, np.generic) else value
+        for key, value in hub.get("runtime_info", {}).items()
     }
 
 
@@ -228,14 +263,16 @@ def save_atomically(content: Any, path: str | Path) -> Path:
 
 
 def _refusing_getattr(owner: Any, name: str) -> Callable:
-    """Stands for `getattr` in MMEngine's files: HistoryBuffer pickles four of its own methods that way, nothing else may."""
+    """Stands for `getattr` in MMEngine's files: HistoryBuffer pickles four of its own methods that way, nothing else
+    may."""
     if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(f"refused getattr({owner!r}, {name!r})")
 
 
 def _allowed() -> list:
-    """What a checkpoint of others may hold beyond tensors; with names of numpy 1 and 2. See the module's first lines."""
+    """What a checkpoint of others may hold beyond tensors; with names of numpy 1 and 2. See the module's first
+    lines."""
     core = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
     allowed = [HistoryBuffer, np.ndarray, np.dtype]
     for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
@@ -258,7 +295,10 @@ def _with_state_dict(content: Any, path: Path) -> dict[str, Any]:
 def _verified(path: Path, entry: Published) -> Path:
     found = _sha256(path)
     if not found.startswith(entry.sha256):
-        raise ValueError(f"{path}: its SHA-256 starts with {found[:8]}, the file name promises {entry.sha256}: damaged or another file; delete it and fetch again")
+        raise ValueError(
+            f"{path}: its SHA-256 starts with {found[:8]}, the file name promises {entry.sha256}: "
+            "damaged or another file; delete it and fetch again"
+        )
     return path
 
 

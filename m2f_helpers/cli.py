@@ -56,6 +56,34 @@ def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | Non
 
 
 @main.command()
+@click.option("--group", help="Only the claims of this group, for instance 'losses'.")
+def claims(group) -> None:
+    """Check a hundred statements about Mask2Former on the installed source and a real run (about a minute)."""
+    from m2f_helpers import claims as statements
+    from m2f_helpers.quiet import quiet
+
+    quiet()
+    checked = statements.check(claims=statements.claims_of(group))
+    click.echo(statements.claims_text(checked))
+    sys.exit(0 if all(entry.holds for entry in checked) else 1)
+
+
+@main.command()
+@click.argument("name", default="mask2former_r50_8xb2-160k_ade20k-512x512")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Folder to keep the file in.  [default: your cache folder]"
+)
+def fetch(name: str, out: str | None) -> None:
+    """Download published weights, verified by the hash in their file name.
+
+    NAME is a config in mmseg's metafile. The environment variable M2F_WEIGHTS may name a local file or a mirror.
+    """
+    from m2f_helpers import checkpoints
+
+    click.echo(f"{checkpoints.fetch(name, out)}  ({checkpoints.published(name).miou} mIoU as published)")
+
+
+@main.command()
 @click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("runs"))
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default="notebooks/figures")
 def figures(runs: Path, folder: Path) -> None:
@@ -107,6 +135,21 @@ def prepare(src, dst, size, mode, workers, classes, zero_is_other) -> None:
 
 
 @main.command()
+@click.option("--work", default="runs/pretrain", show_default=True, help="Folder for the pictures and the run.")
+@click.option("--out", default="runs/pretrain/demo_day.pth", show_default=True, help="File to write.")
+@click.option("--iterations", default=0, help="Other number of steps than the recipe's.")
+@click.option("--device", help="cpu, cuda or mps.  [default: what is there]")
+def pretrain(work: str, out: str, iterations: int, device: str | None) -> None:
+    """Make the demo's weights again: train from nothing on day scenes. Stopped runs go on where they were."""
+    from dataclasses import replace
+
+    from m2f_helpers import pretraining
+
+    recipe = replace(pretraining.Recipe(), iterations=iterations) if iterations else pretraining.Recipe()
+    click.echo(pretraining.pretrain(work, out, recipe, device))
+
+
+@main.command()
 @click.argument("notebooks", nargs=-1)
 @click.option("--profile", default="demo", show_default=True, help="demo (CPU, no network) or ade20k (GPU advised).")
 @click.option("--data", type=click.Path(path_type=Path), help="Data in ADE20K's layout; without it, drawn scenes.")
@@ -136,6 +179,25 @@ def scenes(folder: str, train: int, val: int, domain: str, seed: int, size: tupl
 
     root = make_scenes(folder, train, val, domain, seed, list(size) if size else None)
     click.echo(f"{train} training and {val} validation pairs ({domain}) in {root}")
+
+
+@main.command()
+@click.option("--profile", default="demo", show_default=True, help="demo or ade20k.")
+@click.option("--data", help="Data folder (ADE20K layout, or images/ and labels/).  [default: drawn scenes]")
+@click.option("--out", default="runs/finetune", show_default=True, help="Output folder.")
+@click.option("--weights", help="Checkpoint to start from, or 'random'.  [default: the profile's]")
+@click.option("--iterations", default=0, help="Steps; 0 takes the profile's number.")
+@click.option("--crop", type=int, nargs=2, default=(0, 0), help="Height and width of the training crop, pixels.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--device", help="cpu, cuda or mps.  [default: what is there]")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder.")
+def train(profile, data, out, crop, **options) -> None:
+    """Fine-tune; on several devices with torchrun --nproc-per-node 2 -m m2f_helpers train ..."""
+    from m2f_helpers.training import finetune
+
+    result = finetune(profile, data, out, crop_size=crop if any(crop) else (), **options)
+    if result is not None:
+        click.echo(f"mIoU {result.miou:.3f}  {result.checkpoint}")
 
 
 if __name__ == "__main__":

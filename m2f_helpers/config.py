@@ -1,22 +1,27 @@
 """Edits of a real mmseg `Config` that reach the Runner, with a list of what each one changed. Taught in notebook 04.
 
-`Config.fromfile` expands variables while it reads the file: `cfg.data_root` and `cfg.train_dataloader.dataset.data_root` are
-two separate values afterwards, and the Runner reads only the second. Every function here does the whole job of one wish
-("other data", "fewer iterations") at the places that count, on a copy, and says what it changed and why.
+`Config.fromfile` expands variables while it reads the file: `cfg.data_root` and
+`cfg.train_dataloader.dataset.data_root` are two separate values afterwards, and the Runner reads only the second. Every
+function here does the whole job of one wish ("other data", "fewer iterations") at the places that count, on a copy, and
+says what it changed and why.
 """
 
 from __future__ import annotations
 
+import colorsys
 import copy
-import html
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mmseg
+import pandas as pd
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
 
+from m2f_helpers.palette import ade20k_palette
 from m2f_helpers.profiles import Profile, get_profile
 
 CONFIGS = Path(mmseg.__file__).parent / ".mim" / "configs"
@@ -26,21 +31,75 @@ LABEL_FOLDERS = ("annotations", "labels", "masks")
 SPLITS = (("training", "validation"), ("train", "val"), ("train", "validation"))
 MISSING = "(not set)"
 
-# Variables of the config file. Once it is read, the Runner looks at none of them.
-DEAD_KEYS = (
-    "crop_size",
-    "data_preprocessor",
-    "data_root",
-    "dataset_type",
-    "embed_multi",
-    "img_ratios",
-    "num_classes",
-    "optimizer",
-    "train_pipeline",
-    "tta_model",
-    "tta_pipeline",
-    "vis_backends",
-)
+PIPELINES = tuple(f"{loader}.dataset.pipeline" for loader in LOADERS) + ("test_pipeline",)
+_DATASETS = tuple(f"{loader}.dataset" for loader in LOADERS)
+_CUSTOM_KEYS = "optim_wrapper.paramwise_cfg.custom_keys"
+
+# Variables of the config file. Once it is read, the Runner looks at none of them: variable -> the places that count.
+DEAD_KEYS: Mapping[str, tuple[str, ...]] = {
+    "crop_size": ("model.data_preprocessor.size",),
+    "data_preprocessor": ("model.data_preprocessor",),
+    "data_root": tuple(f"{dataset}.data_root" for dataset in _DATASETS),
+    "dataset_type": tuple(f"{dataset}.type" for dataset in _DATASETS),
+    "embed_multi": tuple(f"{_CUSTOM_KEYS}.{name}" for name in ("query_embed", "query_feat", "level_embed")),
+    "img_ratios": (),
+    "num_classes": ("model.decode_head.num_classes",),
+    "optimizer": ("optim_wrapper.optimizer",),
+    "train_pipeline": ("train_dataloader.dataset.pipeline",),
+    "tta_model": (),
+    "tta_pipeline": (),
+    "vis_backends": ("visualizer.vis_backends",),
+}
+
+# What to do instead. Names that are no variable of the file are ones that people try.
+_FIXES = {
+    "batch_size": "set_batch(cfg, batch_size)",
+    "checkpoint": "set_weights(cfg, path)",
+    "class_weight": "set_classes(cfg, names)",
+    "classes": "set_classes(cfg, names)",
+    "crop_size": "set_crop(cfg, [H, W])",
+    "data_preprocessor": "cfg.model.data_preprocessor",
+    "data_root": "set_data(cfg, root)",
+    "dataset_type": (
+        "cfg.{train,val,test}_dataloader.dataset.type (its name is 'ADE20KDataset'), or set_classes(cfg, names)"
+    ),
+    "device": "train(cfg, work_dir, device=...)",
+    "embed_multi": f"cfg.{_CUSTOM_KEYS}",
+    "epochs": "set_schedule(cfg, iterations)",
+    "img_ratios": "nothing here: only mmseg's own test script with --tta has a use for it",
+    "iterations": "set_schedule(cfg, iterations)",
+    "learning_rate": "set_batch(cfg, batch_size, learning_rate)",
+    "lr": "set_batch(cfg, batch_size, learning_rate)",
+    "max_epochs": "set_schedule(cfg, iterations)",
+    "max_iters": "set_schedule(cfg, iterations)",
+    "num_classes": "set_classes(cfg, names)",
+    "num_workers": "set_workers(cfg, workers)",
+    "optimizer": "set_batch(cfg, batch_size, learning_rate), or cfg.optim_wrapper.optimizer",
+    "palette": "set_classes(cfg, names, palette)",
+    "pretrained": "set_weights(cfg, path)",
+    "seed": "train(cfg, work_dir, seed=...)",
+    "test_pipeline": (
+        "set_test_size(cfg, [shorter, longer]), or cfg.val_dataloader.dataset.pipeline and the one of "
+        "test_dataloader as well"
+    ),
+    "train_pipeline": "cfg.train_dataloader.dataset.pipeline",
+    "tta_model": "nothing here: only mmseg's own test script with --tta has a use for it",
+    "tta_pipeline": "nothing here: only mmseg's own test script with --tta has a use for it",
+    "val_interval": "set_schedule(cfg, iterations, val_interval)",
+    "vis_backends": "cfg.visualizer.vis_backends",
+    "weights": "set_weights(cfg, path)",
+}
+# Read beside the arguments of the Runner: by the Runner from its copy of the config, by `Config.fromfile`, by
+# inference.
+_READ_TOO = {
+    "activation_checkpointing",
+    "compile",
+    "custom_imports",
+    "efficient_conv_bn_eval",
+    "find_unused_parameters",
+    "model_wrapper_cfg",
+    "sync_bn",
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +143,8 @@ def profile_edits(profile: str | Profile = "demo") -> Edited:
     """`base_config` together with all that differs from the installed config file, and why."""
     profile = get_profile(profile)
     edited = remove_dead_keys(published_config(profile))
-    edited = _apply(edited, profile.model_changes, f"profile {profile.name}: {profile.title}")
+    edited = _apply(edited, profile.model_changes, f"profile {profile.name}")
+    edited = _inherit_zero_label(edited)
     for kind in profile.dropped_steps:
         edited = drop_step(edited, kind)
     edited = set_crop(edited, list(profile.crop_size), scales=profile.scales, max_size=profile.max_size)
@@ -92,6 +152,33 @@ def profile_edits(profile: str | Profile = "demo") -> Edited:
     edited = set_batch(edited, profile.batch_size, profile.learning_rate)
     edited = set_schedule(edited, profile.iterations, log_interval=profile.log_interval)
     return set_workers(edited, 0)
+
+
+def finetune_edits(
+    profile: str | Profile,
+    data: str | Path,
+    weights: str | Path | None = None,
+    iterations: int = 0,
+    crop_size: Sequence[int] = (),
+) -> Edited:
+    """Everything that a fine-tune of the profile needs, in one call: data, schedule, crop, start weights.
+
+    Args:
+        profile: name or `Profile`.
+        data: folder in one of the layouts of `set_data`.
+        weights: checkpoint file to start from; None starts at random.
+        iterations: optimiser steps; 0 takes the profile's number, fitted to the number of pictures.
+        crop_size: `[H, W]` of the training crop, pixels; empty takes the profile's.
+
+    Returns: the edited config, ready for `training.train`.
+    """
+    profile = get_profile(profile)
+    edited = set_data(profile_edits(profile), data, max_val=profile.max_val)
+    if len(crop_size):
+        edited = set_crop(edited, list(crop_size))
+    pictures = find_layout(data).train.pictures
+    edited = set_schedule(edited, iterations or profile.iterations_for(pictures), log_interval=profile.log_interval)
+    return set_weights(edited, weights)
 
 
 def published_config(profile: str | Profile = "ade20k") -> Config:
@@ -115,7 +202,8 @@ def set_data(source: Config | Edited, root: str | Path, max_val: int = 0) -> Edi
 
     Args:
         source: config, or what another edit returned.
-        root: ADE20K layout (`images/training`, `annotations/training`, `.../validation`), the same with `train` and `val`,
+        root: ADE20K layout (`images/training`, `annotations/training`, `.../validation`), the same with `train` and
+            `val`,
             or flat (`images/`, and `annotations/`, `labels/` or `masks/`): then every fifth picture is for validation.
         max_val: use at most this many pictures for validation and test; 0 means all.
 
@@ -160,6 +248,14 @@ class Layout:
     val: Part
 
 
+def _inherit_zero_label(source: Config | Edited) -> Edited:
+    """Let every pipeline take from the data set what 0 means on disk, so that the two cannot disagree."""
+    edited = _start(source)
+    keys = [_step(edited.cfg, pipeline, "LoadAnnotations", needed=False) for pipeline in PIPELINES]
+    values = {f"{key}.reduce_zero_label": None for key in keys if key}
+    return _apply(edited, values, "what 0 means on disk is the data set's business; said twice it can disagree")
+
+
 def find_layout(root: str | Path) -> Layout:
     """Recognise the layout of a data folder; see `set_data` for the three that are known.
 
@@ -175,7 +271,10 @@ def find_layout(root: str | Path) -> Layout:
         if all((root / kind / split).is_dir() for kind in ("images", labels) for split in (train, val)):
             suffix, count = _count(root / "images" / train)
             count_val = _count(root / "images" / val)[1]
-            parts = (Part(f"images/{train}", f"{labels}/{train}", count), Part(f"images/{val}", f"{labels}/{val}", count_val))
+            parts = (
+                Part(f"images/{train}", f"{labels}/{train}", count),
+                Part(f"images/{val}", f"{labels}/{val}", count_val),
+            )
             return Layout(f"images/{train}, {labels}/{train}", root, suffix, *parts)
     return _flat_layout(root, labels)
 
@@ -183,7 +282,9 @@ def find_layout(root: str | Path) -> Layout:
 def _flat_layout(root: Path, labels: str) -> Layout:
     suffix, count = _count(root / "images")
     if count < 2:
-        raise FileNotFoundError(f"{root}/images: expected at least two pictures, one to train and one to validate, got {count}")
+        raise FileNotFoundError(
+            f"{root}/images: expected at least two pictures, one to train and one to validate, got {count}"
+        )
     val = list(range(0, count, 5))
     train = [i for i in range(count) if i % 5]
     parts = (Part("images", labels, len(train), train), Part("images", labels, len(val), val))
@@ -315,6 +416,56 @@ def set_schedule(
     return _apply(edited, values, f"{iterations} steps; the learning rate must end with them")
 
 
+def set_classes(
+    source: Config | Edited,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]] | None = None,
+    reduce_zero_label: bool = False,
+) -> Edited:
+    """Train on classes of your own: head, loss weights, data set, names and colours.
+
+    Args:
+        source: config, or what another edit returned.
+        classes: names in the order of their ids, which start at 0 in memory; 255 is ignored.
+        palette: one RGB colour 0..255 per class; None takes colours spread around the colour circle.
+        reduce_zero_label: True if 0 on disk means "no label" and the first class is 1 there, as in ADE20K.
+
+    Returns: the edited config. The class layer of loaded weights does not fit any more and starts at random.
+    Raises: ValueError for a single string, less than two names, a name that is there twice, or a palette that does not
+        fit.
+    """
+    if isinstance(classes, str) or len(classes) < 2 or len(set(classes)) != len(classes):
+        raise ValueError(f"expected a list of at least two different class names, got {classes!r}")
+    count = len(classes)
+    palette = _spread_colors(count) if palette is None else [list(color) for color in palette]
+    if len(palette) != count or any(len(color) != 3 for color in palette):
+        raise ValueError(f"expected {count} colours [R, G, B] for {count} classes, got {len(palette)}")
+    edited = _inherit_zero_label(source)
+    values: dict[str, Any] = {
+        "model.decode_head.num_classes": count,
+        "model.decode_head.loss_cls.class_weight": [1.0] * count + [0.1],
+    }
+    for dataset in _DATASETS:
+        values[f"{dataset}.type"] = "BaseSegDataset"
+        values[f"{dataset}.metainfo"] = {"classes": tuple(classes), "palette": palette}
+        values[f"{dataset}.reduce_zero_label"] = reduce_zero_label
+    return _apply(edited, values, f"{count} classes; the loss has one weight more, 0.1, for 'no object'")
+
+
+def _spread_colors(count: int) -> list[list[int]]:
+    """Colours that differ in hue, and in brightness from neighbour to neighbour."""
+    hues = [(i * 0.618034) % 1 for i in range(count)]
+    return [
+        [round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.75, 0.95 - 0.25 * (i % 2))] for i, hue in enumerate(hues)
+    ]
+
+
+def class_names(cfg: Config) -> list[str]:
+    """Names of the classes that the training data set has, in the order of their ids."""
+    metainfo = cfg.train_dataloader.dataset.get("metainfo") or {}
+    return list(metainfo.get("classes") or ade20k_palette().names)
+
+
 def set_workers(source: Config | Edited, workers: int) -> Edited:
     """Number of processes that load pictures, for all three data loaders; 0 loads in the main process."""
     if workers < 0:
@@ -336,6 +487,164 @@ def set_weights(source: Config | Edited, path: str | Path | None) -> Edited:
     value = None if path is None else str(Path(path).resolve())
     values = {"load_from": value, "model.backbone.init_cfg": None}
     return _apply(source, values, "all weights come from load_from: no ImageNet download for the backbone")
+
+
+@dataclass(frozen=True)
+class SilentEdit:
+    """A top-level value that was changed and that nothing reads: its name, the value, and the edit that works."""
+
+    key: str
+    value: Any
+    fix: str
+
+    @property
+    def text(self) -> str:
+        """One sentence for people."""
+        if self.key == "test_pipeline":
+            return (
+                f"cfg.test_pipeline = {_short(self.value)} does not reach validation, only inference "
+                f"reads it; use {self.fix}"
+            )
+        return f"cfg.{self.key} = {_short(self.value)} has no effect, nothing reads it; use {self.fix}"
+
+
+def silent_edits(source: Config | Edited) -> list[SilentEdit]:
+    """Find top-level values that were changed but that neither the Runner nor inference reads.
+
+    A value counts as changed if it differs from the config's own file (`cfg.filename`) and from the place that counts:
+    setting `cfg.num_classes = 7` is silent, unless `cfg.model.decode_head.num_classes` is 7 as well.
+
+    Returns: one entry per value, by name; empty if every edit has an effect.
+    """
+    cfg = source.cfg if isinstance(source, Edited) else source
+    top = cfg._cfg_dict
+    original = _original(cfg)
+    read = (set(inspect.signature(Runner.__init__).parameters) | _READ_TOO) - {"self", "cfg", "data_preprocessor"}
+    found = []
+    for key in sorted(set(top) - read):
+        value = _plain(dict.__getitem__(top, key))
+        if key in original and _same(value, original[key]):
+            continue
+        places = PIPELINES[1:3] if key == "test_pipeline" else DEAD_KEYS.get(key, ())
+        effective = [_plain(_get(cfg, place, MISSING)) for place in places]
+        if not effective or not all(_same(value, other) for other in effective):
+            fix = _FIXES.get(key, "a value inside cfg.model, cfg.*_dataloader, cfg.optim_wrapper, ..., or remove it")
+            found.append(SilentEdit(key, value, fix))
+    return found
+
+
+def runner_arguments(source: Config | Edited) -> dict[str, Any]:
+    """The arguments that `Runner.from_cfg` takes out of a config, as plain values: all that training depends on."""
+    cfg = source.cfg if isinstance(source, Edited) else source
+    names = [name for name in inspect.signature(Runner.__init__).parameters if name not in ("self", "cfg")]
+    # the Runner uses cfg.data_preprocessor only for a model that has none of its own
+    return {
+        name: _plain(dict.__getitem__(cfg._cfg_dict, name))
+        for name in names
+        if name in cfg and name != "data_preprocessor"
+    }
+
+
+def _original(cfg: Config) -> dict[str, Any]:
+    """The values of the config's own file; without its dead variables if the config is rid of them."""
+    if not cfg.filename or not Path(cfg.filename).is_file():
+        return {}
+    values = _plain(Config.fromfile(cfg.filename)._cfg_dict)
+    if any(key in values and key not in cfg for key in DEAD_KEYS):
+        values = {key: value for key, value in values.items() if key not in DEAD_KEYS}
+    return values
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, with a list and a tuple of equal values being the same."""
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return one == other
+
+
+@dataclass(frozen=True)
+class ConfigDiff:
+    """What differs between two configs, leaf by leaf; shows itself as a table in a notebook."""
+
+    changes: tuple[Change, ...]
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+    def part(self, key: str) -> ConfigDiff:
+        """Only the changes below a key, for example `"model"`; with a `-` in front, all others."""
+        inside = [c.key == key.lstrip("-") or c.key.startswith(key.lstrip("-") + ".") for c in self.changes]
+        wanted = not key.startswith("-")
+        return ConfigDiff(tuple(c for c, here in zip(self.changes, inside, strict=True) if here == wanted))
+
+    def text(self) -> str:
+        """A tree, one changed value per line."""
+        lines, above = [], []
+        width = max((len(change.key.split(".")[-1]) + 2 * change.key.count(".") for change in self.changes), default=0)
+        for change in self.changes:
+            *parents, leaf = change.key.split(".")
+            shared = next(
+                (i for i, (a, b) in enumerate(zip(parents, above, strict=False)) if a != b),
+                min(len(parents), len(above)),
+            )
+            lines += ["  " * depth + parents[depth] for depth in range(shared, len(parents))]
+            reason = f"   ({change.reason})" if change.reason else ""
+            name = "  " * len(parents) + leaf
+            lines.append(f"{name:<{width}}  {_short(change.before)} -> {_short(change.after)}{reason}")
+            above = parents
+        return "\n".join(lines)
+
+    def table(self) -> pd.DataFrame:
+        """Columns `key`, `before`, `after`, `why`."""
+        rows = [(change.key, _short(change.before), _short(change.after), change.reason) for change in self.changes]
+        return pd.DataFrame(rows, columns=["key", "before", "after", "why"])
+
+    def _repr_html_(self) -> str:
+        return self.table().style.hide(axis="index").set_properties(**{"text-align": "left"}).to_html()
+
+
+def config_diff(base: Config | Edited, changed: Config | Edited) -> ConfigDiff:
+    """Compare two configs.
+
+    Args:
+        base: the one to start from.
+        changed: the other; the reasons are known if an edit function returned it.
+
+    Returns: the differences in the order of the keys, with reasons.
+    """
+    reasons = changed if isinstance(changed, Edited) else None
+    before, after = (item.cfg if isinstance(item, Edited) else item for item in (base, changed))
+    found: list[Change] = []
+    _compare(_plain(before._cfg_dict), _plain(after._cfg_dict), "", found)
+    return ConfigDiff(
+        tuple(Change(c.key, c.before, c.after, reasons.reason_of(c.key) if reasons else "") for c in found)
+    )
+
+
+def _compare(before: Any, after: Any, key: str, found: list[Change]) -> None:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in sorted(set(before) | set(after), key=str):
+            _compare(before.get(name, MISSING), after.get(name, MISSING), f"{key}.{name}" if key else str(name), found)
+    elif _steps(before) and _steps(after) and len(before) == len(after):
+        for i, pair in enumerate(zip(before, after, strict=True)):
+            _compare(*pair, f"{key}.{i}", found)
+    elif not _same(before, after):
+        found.append(Change(key, before, after, ""))
+
+
+def _steps(value: Any) -> bool:
+    """True for a list of dicts, such as a pipeline."""
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _short(value: Any) -> str:
+    """A value in few characters: pipelines by the names of their steps, long lists by their start."""
+    if _steps(value) and all("type" in item for item in value):
+        return "[" + ", ".join(str(item["type"]) for item in value) + "]"
+    text = value if value is MISSING else repr(value)
+    return text if len(text) <= 72 else f"{text[:66]} ..."
 
 
 def _start(source: Config | Edited) -> Edited:
@@ -367,7 +676,9 @@ def _get(cfg: Config, key: str, default: Any = KeyError) -> Any:
             node = node[int(part)] if isinstance(node, (list, tuple)) else dict.__getitem__(node, part)
         except (KeyError, IndexError, TypeError):
             if default is KeyError:
-                raise ValueError(f"the config has no {key}; it is not the config of a Mask2Former in mmsegmentation") from None
+                raise ValueError(
+                    f"the config has no {key}; it is not the config of a Mask2Former in mmsegmentation"
+                ) from None
             return default
     return node
 
@@ -376,10 +687,7 @@ def _set(cfg: Config, key: str, value: Any) -> None:
     *parents, last = key.split(".")
     node: Any = cfg._cfg_dict
     for part in parents:
-        if isinstance(node, (list, tuple)):
-            node = node[int(part)]
-        else:
-            node = node.setdefault(part, ConfigDict())
+        node = node[int(part)] if isinstance(node, (list, tuple)) else node.setdefault(part, ConfigDict())
     node[int(last) if isinstance(node, list) else last] = ConfigDict(value=copy.deepcopy(value))["value"]
 
 

@@ -134,9 +134,7 @@ def as_text(findings: list[Finding], width: int = 44) -> str:
         if finding.fix:
             lines.append(f"{' ' * (7 + first)}  fix: {finding.fix}")
     wrong = sum(finding.verdict == "wrong" for finding in findings)
-    lines.append(
-        f"{wrong} of {len(findings)} wrong: mend them from the top" if wrong else "all that is needed is here"
-    )
+    lines.append(f"{wrong} of {len(findings)} wrong: mend them from the top" if wrong else "all that is needed is here")
     return "\n".join(lines)
 
 

@@ -56,9 +56,17 @@ def find_notebooks(wanted: Iterable[str]) -> dict[str, Path]:
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
-    """Names and default values of a notebook's `parameters` cell."""
-    found = papermill.inspect_notebook(str(path))
-    return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
+    """Names and default values of a notebook's `parameters` cell.
+
+    papermill's own `inspect_notebook` reads line by line and gives up where a comment holds an equals sign.
+
+    Raises: ValueError if there is not exactly one such cell.
+    """
+    cells = [c for c in nbformat.read(path, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ValueError(f"{path}: expected one cell tagged `parameters`, got {len(cells)}")
+    assignments = [node for node in ast.parse(cells[0].source).body if isinstance(node, ast.Assign)]
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in assignments}
 
 
 def parse_parameters(words: Iterable[str]) -> dict[str, Any]:
@@ -184,15 +192,26 @@ def _same_kind(value: Any, default: Any) -> bool:
 
 
 def _check_inputs(profile: str, data: Path | None) -> None:
-    from m2f_helpers.ade20k import list_pairs
     from m2f_helpers.palette import load_palette
     from m2f_helpers.profiles import get_profile
 
     get_profile(profile)
     load_palette()
     if data is not None:
-        for split in ("training", "validation"):
-            list_pairs(data, split)
+        _check_pairs(data)
+
+
+def _check_pairs(data: Path) -> None:
+    from m2f_helpers.ade20k import SPLITS, data_root, scan
+
+    root = data_root(data)
+    for split in SPLITS:
+        pairs, problems = scan(root, split)
+        if problems:
+            more = f" (and {len(problems) - 1} more; `m2f check --data {data}` lists them)" if len(problems) > 1 else ""
+            raise ValueError(f"{problems[0].path} {problems[0].message}{more}")
+        if not pairs:
+            raise ValueError(f"{root / 'images' / split}: no picture with a label map; each split needs at least one")
 
 
 def _writable_folder(out: Path) -> Path:

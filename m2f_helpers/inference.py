@@ -1,8 +1,8 @@
 """From a picture to a class map with a trained Mask2Former, and a look at every step between. Taught in notebook 05.
 
-`segment` gives what mmseg's `inference_model` gives, pixel for pixel (`mmseg/apis/inference.py`, mmseg 1.2.2), with three
-differences: it takes RGB (a path, a PIL picture or an array) and never BGR, it changes nothing in the model or its config,
-and it holds class scores at the picture's own size only for a few classes at a time, where mmseg holds all 150.
+`segment` gives what mmseg's `inference_model` gives, pixel for pixel (`mmseg/apis/inference.py`, mmseg 1.2.2), with
+three differences: it takes RGB (a path, a PIL picture or an array) and never BGR; it changes nothing in the model or
+its config; and at the picture's own size it holds the scores of a few classes at a time, where mmseg holds all 150.
 
 Shape letters: Q queries, K classes, H W the picture's own size, h w the size the network worked on.
 """
@@ -28,20 +28,28 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
+from m2f_helpers.checkpoints import load_weights, profile_weights
+from m2f_helpers.config import Edited, base_config, set_data
 from m2f_helpers.palette import IGNORE, NUM_CLASSES, ade20k_palette
 from m2f_helpers.pictures import list_images, one_line, read_image
 from m2f_helpers.plotting import overlay
+from m2f_helpers.profiles import get_profile
+from m2f_helpers.training import newest_checkpoint
 
 LONGEST = 2048  # input side up to which a test pipeline without a Resize step is left alone
-CHUNK = 24_000_000  # class scores held at the picture's own size at any one time
+WHOLE = (
+    200_000_000  # up to so many class scores (1.3 megapixels x 150) the picture's own size is done in one go, as mmseg
+)
+CHUNK = 24_000_000  # beyond that, so many at a time
 
 
 @dataclass(frozen=True)
 class LayerPrediction:
     """What the head predicts after one decoder layer (index 0: before the first).
 
-    `class_logits` is `(Q, K + 1)`, the last column "no object"; `mask_logits` `(Q, h / 4, w / 4)`. `allowed` is what the
-    *next* decoder layer may attend to, `(Q, rows, columns)` bool at that layer's feature level; None after the last.
+    `class_logits` is `(Q, K + 1)`, the last column "no object"; `mask_logits` `(Q, h / 4, w / 4)`. `allowed` is what
+    the *next* decoder layer may attend to, `(Q, rows, columns)` bool at that layer's feature level; None after the
+    last.
     `rescued` `(Q,)` bool: the query's mask was empty, so it may attend everywhere.
     """
 
@@ -71,16 +79,13 @@ class Segmentation:
     """A segmented picture. Arrays are at the picture's own size (after EXIF orientation).
 
     `image` RGB `(H, W, 3)` uint8; `label_map` `(H, W)` uint8 class ids 0..149; `confidence` `(H, W)` float32 0..1, the
-    winner's part of the sum of all class scores; `entropy` `(h, w)` float32 0..1 (1: all classes alike) and `owner`
-    `(h, w)` int16, the query that decided the pixel, both at the network's size; `class_logits` `(Q, K + 1)` and
-    `mask_logits` `(Q, h / 4, w / 4)` float32, the last prediction; `layers` all predictions, if they were asked for.
+    winner's part of the sum of all class scores; `class_logits` `(Q, K + 1)` and `mask_logits` `(Q, h / 4, w / 4)`
+    float32, the last prediction; `layers` all predictions, if they were asked for.
     """
 
     image: np.ndarray
     label_map: np.ndarray
     confidence: np.ndarray
-    entropy: np.ndarray
-    owner: np.ndarray
     class_logits: Tensor
     mask_logits: Tensor
     geometry: Geometry
@@ -102,6 +107,22 @@ class Segmentation:
                 "confidence": sums[ids] / counts[ids],
             }
         )
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """Class scores at the network's size, `(K, h, w)` float32; computed again from the logits when first asked."""
+        scores = class_scores(self.class_logits[None], self.mask_logits[None], self.geometry.padded)
+        return scores[0, :, self.geometry.rows, self.geometry.columns]
+
+    @cached_property
+    def entropy(self) -> np.ndarray:
+        """How undecided the pixel is, `(H, W)` float32: 0 one class has all the score, 1 all classes have the same."""
+        return _resize(_entropy(self.scores)[None, None], self.geometry.picture)[0, 0].numpy()
+
+    @cached_property
+    def owner(self) -> np.ndarray:
+        """The query that adds most to the winning class, `(h, w)` int16 at the network's size."""
+        return _owner(self.class_logits, self.mask_logits, self.scores.argmax(0), self.geometry).numpy()
 
     @cached_property
     def queries(self) -> list[Query]:
@@ -171,12 +192,13 @@ def load(config: Any, checkpoint: str | Path | None, device: str | None = None) 
     """Build a model for inference and fill it with a checkpoint's weights.
 
     Args:
-        config: an MMEngine `Config`, or the path of one. It is copied, never changed.
-        checkpoint: weights; None leaves the model as it was initialised, at random.
+        config: an MMEngine `Config`, what an edit of `m2f_helpers.config` returned, or the path of a config file. It is
+            copied, never changed.
+        checkpoint: weights, read by `checkpoints.load_weights`; None leaves the model as it was initialised, at random.
         device: `"cpu"`, `"cuda"`, ...; None takes a GPU if there is one.
 
     Returns: mmseg's segmentor in evaluation mode; `.cfg` holds the copied config.
-    Raises: FileNotFoundError or ValueError naming the file and what was expected.
+    Raises: FileNotFoundError or ValueError naming the file, and what was not in it: a half-filled model would guess.
     """
     from mmengine import init_default_scope
     from mmseg.registry import MODELS
@@ -186,10 +208,48 @@ def load(config: Any, checkpoint: str | Path | None, device: str | None = None) 
     init_default_scope(config.get("default_scope", "mmseg"))
     model = MODELS.build(config.model)
     if checkpoint is not None:
-        _load_weights(model, Path(checkpoint))
+        report = load_weights(model, checkpoint)
+        if report.missing or report.reshaped:
+            raise ValueError(f"{checkpoint} is of another model: {report.text}")
     model.cfg = config
     model.dataset_meta = {"classes": ade20k_palette().names, "palette": ade20k_palette().colors.tolist()}
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return model.to(_device(device)).eval()
+
+
+def load_profile(
+    profile: str = "demo", config: Any = None, checkpoint: str | Path | None = None, device: str | None = None
+) -> Any:
+    """`load` with a profile's config and weights wherever none are given.
+
+    Args:
+        profile: `"demo"` or `"ade20k"`.
+        config: in place of the profile's.
+        checkpoint: in place of the profile's; the `ade20k` profile's own is fetched once, with its hash checked.
+        device: as in `load`.
+    """
+    settings = get_profile(profile)
+    checkpoint = profile_weights(settings.weights) if checkpoint is None else checkpoint
+    return load(base_config(settings) if config is None else config, checkpoint, device)
+
+
+def load_finetuned(folder: str | Path, profile: str = "demo", device: str | None = None) -> Any | None:
+    """The model that notebook 04 (or `m2f train`) left in a folder, if there is one and it is of this profile.
+
+    Args:
+        folder: with `config.py` and checkpoints.
+        profile: `"demo"` or `"ade20k"`.
+        device: as in `load`.
+
+    Returns: the model, or None if the folder has none or one of another profile.
+    """
+    folder = Path(folder)
+    if not (folder / "config.py").is_file():
+        return None
+    config, wanted = _read_config(folder / "config.py"), base_config(profile)
+    heads = config.model.decode_head, wanted.model.decode_head
+    if config.model.backbone.depth != wanted.model.backbone.depth or heads[0].num_queries != heads[1].num_queries:
+        return None
+    return load(config, newest_checkpoint(folder), device)
 
 
 def segment(model: Any, image: Any, *, layers: bool = False) -> Segmentation | list[Segmentation]:
@@ -229,7 +289,7 @@ def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int])
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is on labelled pictures. Percentages as mmseg's `IoUMetric` gives them, 0..100.
+    """How good a model is on labelled pictures. All parts are 0..1; mmseg's `IoUMetric` prints them as percentages.
 
     `miou` is the mean IoU over the classes that occur in truth or prediction, `accuracy` the part of judged pixels that
     are right. `confusion` `(K, K)` int64 counts pixels, truth in rows, prediction in columns, ignore left out.
@@ -287,7 +347,7 @@ def evaluate(model: Any, data: Any, *, limit: int | None = None, progress: bool 
         areas += torch.stack(parts).numpy()
         confusion += confusion_matrix(predicted, truth)
     metrics = IoUMetric.total_area_to_metrics(*torch.from_numpy(areas), metrics=["mIoU"])
-    miou, accuracy = float(np.nanmean(metrics["IoU"]) * 100), float(metrics["aAcc"] * 100)
+    miou, accuracy = float(np.nanmean(metrics["IoU"])), float(metrics["aAcc"])
     return Evaluation(miou, accuracy, _class_table(metrics, areas), confusion, count)
 
 
@@ -309,8 +369,8 @@ def confusion_matrix(prediction: np.ndarray, truth: np.ndarray, num_classes: int
 def predict(model: Any, inputs: Iterable[str | Path], out: str | Path, *, alpha: float = 0.55) -> PredictReport:
     """Segment files and folders and write the results. A file that cannot be read does not stop the rest.
 
-    Per picture two files: `NAME_overlay.png`, and `NAME_labels.png` with the palette in it and ids as ADE20K has them on
-    disk (class + 1; 0 = other). For all pictures together `shares.csv`: file, id, name, share, confidence.
+    Per picture two files: `NAME_overlay.png`, and `NAME_labels.png` with the palette in it and ids as ADE20K has them
+    on disk (class + 1; 0 = other). For all pictures together `shares.csv`: file, id, name, share, confidence.
 
     Args:
         model: from `load`.
@@ -367,13 +427,10 @@ def _segment_array(model: Any, image: np.ndarray, source: str, layers: bool) -> 
     scores = class_scores(class_logits[-1], mask_logits[-1], geometry.padded)[..., geometry.rows, geometry.columns]
     label_map, best = upsampled_argmax(scores, geometry.picture)
     total = _resize(scores.sum(1, keepdim=True), geometry.picture)[0, 0]
-    owner = _owner(class_logits[-1][0], mask_logits[-1][0], scores[0].argmax(0), geometry)
     return Segmentation(
         image=image,
         label_map=label_map.cpu().numpy(),
         confidence=(best / total.clamp_min(1e-12)).clamp_(0, 1).cpu().numpy(),
-        entropy=_entropy(scores[0]).cpu().numpy(),
-        owner=owner.cpu().numpy(),
         class_logits=class_logits[-1][0].cpu(),
         mask_logits=mask_logits[-1][0].cpu(),
         geometry=geometry,
@@ -382,8 +439,10 @@ def _segment_array(model: Any, image: np.ndarray, source: str, layers: bool) -> 
     )
 
 
-def upsampled_argmax(scores: Tensor, size: Sequence[int], chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
-    """`F.interpolate(scores, size, mode="bilinear").argmax(1)`, equal bit for bit, in a fraction of the memory.
+def upsampled_argmax(
+    scores: Tensor, size: Sequence[int], whole: int = WHOLE, chunk: int = CHUNK
+) -> tuple[Tensor, Tensor]:
+    """`F.interpolate(scores, size, mode="bilinear").max(1)`; for large sizes in a fraction of the memory.
 
     Bilinear interpolation stays between the four pixels around it. So a class that is beaten by one other class in all
     four corners of every cell cannot win anywhere: it is not interpolated at all. The rest is done a few classes at a
@@ -392,26 +451,24 @@ def upsampled_argmax(scores: Tensor, size: Sequence[int], chunk: int = CHUNK) ->
     Args:
         scores: `(1, K, h, w)` float.
         size: `[H, W]` of the result.
-        chunk: scores held at size `[H, W]` at a time.
+        whole: up to this many scores at size `[H, W]` everything is done at once: bit for bit what mmseg does. Beyond,
+            the same up to the order of rounding: a pixel can differ where two classes are equal to seven digits.
+        chunk: beyond `whole`, scores held at size `[H, W]` at a time.
 
     Returns: winner `(H, W)` uint8 (the lowest id on a tie, as `argmax`), and its score `(H, W)` float.
     """
     size = tuple(size)
+    pixels = size[0] * size[1]
+    if scores.shape[1] * pixels <= whole:
+        best, winner = _resize(scores, size)[0].max(0)
+        return winner.to(torch.uint8), best
     ids = _possible_winners(scores[0])
-    step = max(1, chunk // (size[0] * size[1]))
-    winner, best = None, None
-    for start in range(0, len(ids), step):
-        part = ids[start : start + step]
-        resized = _resize(scores[:, part], size)[0]
-        value, local = resized.max(0) if len(part) > 1 else (resized[0], None)
-        labels = part[local].to(torch.uint8) if local is not None else int(part[0])
-        if best is None:
-            best = value
-            winner = labels if local is not None else torch.full(size, labels, dtype=torch.uint8, device=scores.device)
-            continue
-        better = value > best
+    winner = torch.zeros(size, dtype=torch.uint8, device=scores.device)
+    best = torch.full(size, -torch.inf, device=scores.device)
+    for part in ids.split(max(1, chunk // pixels)):
+        value, local = _resize(scores[:, part], size)[0].max(0)
+        winner = torch.where(value > best, part[local].to(torch.uint8), winner)
         torch.maximum(best, value, out=best)
-        winner = torch.where(better, labels, winner) if local is not None else winner.masked_fill_(better, labels)
     return winner, best
 
 
@@ -567,8 +624,6 @@ def _labelled_pictures(model: Any, data: Any) -> Any:
     from mmengine import Config
     from mmseg.registry import DATASETS
 
-    from m2f_helpers.config import Edited, set_data
-
     if isinstance(data, (str, os.PathLike)):
         data = set_data(model.cfg, data)
     config = data.cfg if isinstance(data, Edited) else data
@@ -614,8 +669,8 @@ def _class_table(metrics: dict, areas: np.ndarray) -> pd.DataFrame:
             "name": [names[i] for i in ids],
             "share": truth[ids] / max(truth.sum(), 1),
             "predicted": areas[2][ids] / max(truth.sum(), 1),
-            "iou": metrics["IoU"][ids] * 100,
-            "recall": metrics["Acc"][ids] * 100,
+            "iou": metrics["IoU"][ids],
+            "recall": metrics["Acc"][ids],
         }
     )
 
@@ -664,13 +719,17 @@ def _read_config(config: Any) -> Any:
     import mmdet.models  # noqa: F401  explicitly: mmseg would hide why it cannot be imported
     from mmengine import Config
 
+    config = config.cfg if isinstance(config, Edited) else config
     if isinstance(config, Config):
         return copy.deepcopy(config)
     if not isinstance(config, (str, os.PathLike)):
         raise ValueError(f"expected a Config or the path of one, got {type(config).__name__}")
     if not Path(config).is_file():
         raise FileNotFoundError(f"the config {config} does not exist")
-    return Config.fromfile(str(config))
+    try:
+        return Config.fromfile(str(config))
+    except (OSError, SyntaxError, ValueError, ImportError) as error:
+        raise ValueError(f"{config} is not a config that MMEngine can read: {one_line(error)}") from None
 
 
 def _forget_pretrained(model_config: Any) -> None:
@@ -680,8 +739,10 @@ def _forget_pretrained(model_config: Any) -> None:
         model_config.backbone.init_cfg = None
 
 
-def _load_weights(model: Any, path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"the checkpoint {path} does not exist")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(state.get("state_dict", state))
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"the device {name!r} cannot be used here ({one_line(error)}); try cpu") from None

@@ -58,7 +58,8 @@ class Profile:
         crop_size: training crop, `[H, W]` pixels.
         scales: shorter side to which a training picture is resized before the crop; one is drawn at random, pixels.
         max_size: largest longer side after that resize, pixels.
-        test_size: `[shorter, longer]` side limit at inference, pixels; the picture keeps its aspect ratio. The class map is
+        test_size: `[shorter, longer]` side limit at inference, pixels; the picture keeps its aspect ratio. The class
+            map is
             scaled back and compared with the labels at their full size.
         batch_size: training pictures per step and device.
         learning_rate: of AdamW at the start; a polynomial schedule takes it to 0.
@@ -84,8 +85,8 @@ class Profile:
     log_interval: int
     dropped_steps: tuple[str, ...] = ()
     max_val: int = 0
-    train_scenes: int = 96
-    val_scenes: int = 24
+    train_scenes: int = 48
+    val_scenes: int = 16
     published: str = PUBLISHED
     model_changes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -112,7 +113,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             batch_size=8,
             learning_rate=1e-3,
             iterations=150,
-            max_epochs=15,
+            max_epochs=25,
             log_interval=5,
             dropped_steps=("PhotoMetricDistortion",),  # in drawn scenes the colour tells the class
             model_changes=MappingProxyType(_NARROW),
@@ -129,6 +130,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             learning_rate=1e-4,
             iterations=1000,
             max_epochs=2,
+            max_val=200,
             log_interval=10,
         ),
     }

@@ -1,7 +1,7 @@
 """One real training step and one real prediction of the published R50 model, shared by everything notebook 03 shows.
 
-The model is built from the config that mmseg installs; its weights are random but seeded, for nothing is downloaded. What
-can be read off a run without trained weights (shapes, counts, order, losses, gradients) is read off this one.
+The model is built from the config that mmseg installs; its weights are random but seeded, since nothing is downloaded.
+What can be read off a run without trained weights (shapes, counts, order, losses, gradients) is read off this one.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Evidence:
     attention_masks: list[dict[str, Any]] = field(default_factory=list)
     encoder: dict[str, Any] = field(default_factory=dict)
     macs: dict[str, float] = field(default_factory=dict)
+    macs_by_operation: dict[str, float] = field(default_factory=dict)
     prediction: dict[str, Any] = field(default_factory=dict)
     running_mean_moved: bool = False
 
@@ -153,8 +154,9 @@ def _predict(model: nn.Module, batch: dict[str, list[Any]], evidence: Evidence) 
     data = model.data_preprocessor(batch, False)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         samples = model(**data, mode="predict")
-    counts = {name: sum(ops.values()) / 2 for name, ops in counter.get_flop_counts().items()}
-    evidence.macs = {name: value for name, value in counts.items() if name.count(".") <= 1}
+    counts = counter.get_flop_counts()
+    evidence.macs = {name: sum(ops.values()) / 2 for name, ops in counts.items() if name.count(".") <= 1}
+    evidence.macs_by_operation = {str(op).replace("aten.", ""): flops / 2 for op, flops in counts["Global"].items()}
     evidence.prediction = {
         "classes": tuple(samples[0].pred_sem_seg.data.shape),
         "logits": tuple(samples[0].seg_logits.data.shape),
@@ -177,6 +179,7 @@ def _watching(evidence: Evidence) -> Iterator[None]:
         evidence.attention_masks.append(
             {"shape": tuple(mask.shape), "dtype": str(mask.dtype), "all_blocked_rows": rows, "blocked": blocked}
             | {"requires_grad": mask.requires_grad, "keys": kwargs["key"].shape[1]}
+            | {"key_is_value": kwargs["key"] is kwargs["value"], "key_pos": kwargs["key_pos"] is not None}
         )
 
     def note_encoder(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Shapes beside the source: what every line of a few chosen functions assigned during one real run.
 
-Built for notebook 03. A trace function (`sys.settrace`, which works alike on Python 3.10 to 3.13) watches only the code objects of the chosen functions. When a statement has finished, the names it assigned are looked up and their
-shapes and dtypes written down as text and numbers; no tensor is kept.
+Built for notebook 03. A trace function (`sys.settrace`, which works alike on Python 3.10 to 3.13) watches only the code
+objects of the chosen functions. When a statement has finished, the names it assigned are looked up and their shapes and
+dtypes written down as text and numbers; no tensor is kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Fine-tuning through MMEngine's Runner: a bar, a history, checkpoints that survive anything. Taught in notebook 04.
 
-The Runner does the work: data loaders, optimiser, schedule, validation, checkpoints. This module checks the config before anything
-is built, chooses the device, and adds five small hooks; the config that lands in the output folder stays a plain mmseg config.
+The Runner does the work: data loaders, optimiser, schedule, validation, checkpoints. This module checks the config
+before anything is built, chooses the device, and adds five small hooks; the config that lands in the output folder
+stays a plain mmseg config.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,8 @@ from mmengine.runner import Runner
 from tqdm.auto import tqdm
 
 from m2f_helpers import checkpoints, preflight
-from m2f_helpers.config import Edited
+from m2f_helpers.config import Edited, finetune_edits
+from m2f_helpers.profiles import Profile, get_profile
 
 LOSS_KINDS = ("cls", "mask", "dice")
 _run_numbers = itertools.count()
@@ -43,9 +45,9 @@ class TrainingDiverged(ValueError):
 class TrainResult:
     """What a run left behind.
 
-    `history` has one row per step (see `History`), `checkpoint` is the newest one, `config` a plain mmseg config that fits it,
-    `log` the library's own log, `loaded` says in words which tensors the start weights filled, `interrupted` is True after
-    Ctrl-C.
+    `history` has one row per step (see `History`), `checkpoint` is the newest one, `config` a plain mmseg config that
+    fits it, `log` the library's own log, `loaded` says in words which tensors the start weights filled, `interrupted`
+    is True after Ctrl-C.
     """
 
     history: pd.DataFrame
@@ -76,7 +78,8 @@ def train(
 
     Args:
         source: the config, or what an edit of `m2f_helpers.config` returned.
-        work_dir: output folder, made if needed.
+        work_dir: output folder, made if needed. Without `resume`, checkpoints and history of an earlier run in it are
+            replaced.
         seed: of weights, crops and order; the same seed on the same CPU gives the same losses.
         device: `"cuda"`, `"mps"` or `"cpu"`; None takes the first of these that is there.
         resume: go on from the newest checkpoint in `work_dir`, on the same schedule.
@@ -84,7 +87,8 @@ def train(
         progress: show a bar.
 
     Returns: history and paths. After Ctrl-C too, with `interrupted=True` and a checkpoint of the step that was reached.
-    Raises: ValueError if the config or data cannot work (`preflight.check`); TrainingDiverged with likely causes if the loss
+    Raises: ValueError if the config or data cannot work (`preflight.check`); TrainingDiverged with likely causes if the
+        loss
         is no longer a number.
     """
     cfg = copy.deepcopy(source.cfg if isinstance(source, Edited) else source)
@@ -101,8 +105,48 @@ def train(
     if interrupted:
         _say(f"stopped after step {runner.iter}; go on with resume=True (m2f train --resume), same folder: {work_dir}")
     return TrainResult(
-        hooks.history.frame(), newest_checkpoint(work_dir), work_dir / "config.py", _log_file(runner), runner.loaded, interrupted
+        hooks.history.frame(),
+        newest_checkpoint(work_dir),
+        work_dir / "config.py",
+        _log_file(runner),
+        runner.loaded,
+        interrupted,
     )
+
+
+def finetune(
+    profile: str | Profile,
+    data: str | Path | None,
+    work_dir: str | Path,
+    *,
+    weights: str | None = None,
+    iterations: int = 0,
+    crop_size: Sequence[int] = (),
+    seed: int = 0,
+    device: str | None = None,
+    resume: bool = False,
+) -> TrainResult | None:
+    """`m2f train`: the profile's fine-tune in one call, under torchrun on all its ranks.
+
+    Args:
+        profile: name or `Profile`.
+        data: data folder; None draws dusk scenes beside `work_dir`.
+        work_dir: output folder.
+        weights: a file, `"random"`, or None for the profile's own.
+        iterations, crop_size, seed, device, resume: see `config.finetune_edits` and `train`.
+
+    Returns: the result; None on the ranks of torchrun that are not the first.
+    """
+    from m2f_helpers.resize import prepared_data
+
+    profile = get_profile(profile)
+    if not data:
+        data = prepared_data(out_dir=Path(work_dir).parent, train=profile.train_scenes, val=profile.val_scenes)
+    start = checkpoints.start_weights(weights or "", profile.weights)
+    edited = finetune_edits(profile, data, start, iterations, crop_size)
+    launcher = "pytorch" if "LOCAL_RANK" in os.environ else "none"
+    result = train(edited, work_dir, seed=seed, device=device, resume=resume, launcher=launcher)
+    return result if is_main_process() else None
 
 
 def choose_device(device: str | None = None) -> str:
@@ -127,7 +171,11 @@ def newest_checkpoint(work_dir: str | Path) -> Path:
 
     Raises: FileNotFoundError if there is none.
     """
-    found = {int(match[1]): path for path in Path(work_dir).glob("iter_*.pth") if (match := re.fullmatch(r"iter_(\d+)\.pth", path.name))}
+    found = {
+        int(match[1]): path
+        for path in Path(work_dir).glob("iter_*.pth")
+        if (match := re.fullmatch(r"iter_(\d+)\.pth", path.name))
+    }
     if not found:
         raise FileNotFoundError(f"{work_dir}: no checkpoint iter_*.pth to go on from; start without resume")
     return found[max(found)]
@@ -143,8 +191,8 @@ def read_history(work_dir: str | Path) -> pd.DataFrame:
 
 @dataclass
 class History:
-    """Rows of the history: `step` (from 1), `lr`, `loss`, its parts `loss_cls`, `loss_mask`, `loss_dice` (each summed over all
-    predictions), `mIoU` (0..1, only where validation ran)."""
+    """Rows of the history: `step` (from 1), `lr`, `loss`, its parts `loss_cls`, `loss_mask`, `loss_dice` (each summed
+    over all predictions), `mIoU` (0..1, only where validation ran)."""
 
     path: Path | None = None
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -180,7 +228,9 @@ class _Runner(Runner):
         self.cfg.dump(str(part))
         os.replace(part, path)
 
-    def load_checkpoint(self, filename: str, map_location: Any = "cpu", strict: bool = False, revise_keys: Any = ()) -> dict:
+    def load_checkpoint(
+        self, filename: str, map_location: Any = "cpu", strict: bool = False, revise_keys: Any = ()
+    ) -> dict:
         content = checkpoints.read_checkpoint(filename)
         self.call_hook("after_load_checkpoint", checkpoint=content)
         model = self.model.module if is_model_wrapper(self.model) else self.model
@@ -291,7 +341,8 @@ def _explain(runner: Runner, hooks: _Hooks, what: str) -> str:
     except FileNotFoundError:
         good = "no checkpoint was written yet"
     return (
-        f"training stopped at step {runner.iter + 1}: {what}. Usual causes: the learning rate (now {lr:g}; try a tenth), mixed "
+        f"training stopped at step {runner.iter + 1}: {what}. Usual causes: the learning rate (now "
+        f"{lr:g}; try a tenth), mixed "
         f"precision ({amp}), the pictures ({_input_range(hooks.batch)}; expected 0..255). {good[0].upper()}{good[1:]}"
     )
 
@@ -305,7 +356,10 @@ def _input_range(batch: Any) -> str:
 
 
 def _row(runner: Runner, outputs: dict[str, Any]) -> dict[str, float]:
-    parts = {f"loss_{kind}": sum(float(v.detach()) for k, v in outputs.items() if k.endswith(f"loss_{kind}")) for kind in LOSS_KINDS}
+    parts = {
+        f"loss_{kind}": sum(float(v.detach()) for k, v in outputs.items() if k.endswith(f"loss_{kind}"))
+        for kind in LOSS_KINDS
+    }
     lr = max(runner.optim_wrapper.get_lr()["lr"])
     return {"step": runner.iter + 1, "lr": lr, "loss": float(outputs["loss"].detach()), **parts, "mIoU": float("nan")}
 
@@ -316,6 +370,9 @@ def _prepare(cfg: Config, work_dir: Path, seed: int, device: str, launcher: str)
     cfg.randomness = {"seed": seed, "deterministic": device == "cpu"}
     cfg.launcher = launcher
     cfg.experiment_name = f"{work_dir.name}_{os.getpid()}_{next(_run_numbers)}"
+    cfg.env_cfg.cudnn_benchmark = device != "cpu"
+    if not (cfg.default_hooks.get("visualization") or {}).get("draw"):
+        cfg.default_hooks.pop("visualization", None)  # without `draw` it does nothing but warn about it
     if "visualizer" in cfg:
         cfg.visualizer.pop("name", None)  # one name for two runs would mean one folder for both
     if launcher != "none" and device == "cpu":
@@ -326,10 +383,19 @@ def _start_point(cfg: Config, work_dir: Path, resume: bool) -> int:
     """Set what to load; the number of steps that are done already."""
     cfg.resume = resume
     if not resume:
+        _remove_run(work_dir)
         return 0
     path = newest_checkpoint(work_dir)
     cfg.load_from = str(path)
     return int(path.stem.split("_")[1])
+
+
+@master_only
+def _remove_run(work_dir: Path) -> None:
+    """Take away what an earlier run left in the folder: a new run would be mixed up with it, and resume from it."""
+    for pattern in ("iter_*.pth", "best_*.pth", "*.pth.part", "history.csv", "last_checkpoint"):
+        for path in work_dir.glob(pattern):
+            path.unlink()
 
 
 @contextmanager

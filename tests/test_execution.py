@@ -61,6 +61,17 @@ def test_unknown_notebook_is_an_error():
     assert result.output.startswith("Error: there is no notebook '06'; there are 01_install, 02_resize_ade20k")
 
 
+def test_every_notebook_takes_the_common_parameters():
+    for path in execution.list_notebooks().values():
+        assert execution.read_parameters(path).items() >= {"PROFILE": "demo", "DATA_DIR": "", "OUT_DIR": "runs"}.items()
+
+
+def test_a_notebook_without_parameters_cell_is_refused(tmp_path):
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "01_bare.ipynb")
+    with pytest.raises(ValueError, match="01_bare.ipynb: expected one cell tagged `parameters`, got 0"):
+        execution.read_parameters(tmp_path / "01_bare.ipynb")
+
+
 def test_parameters_are_json_or_text():
     words = ["SIZE=[64, 64]", "RATE=0.5", "NAME=dusk", "FLAG=true"]
     parsed = execution.parse_parameters(words)

@@ -12,8 +12,10 @@ import tokenize
 from io import StringIO
 
 import nbformat
+import papermill
 import pytest
 
+from m2f_helpers import execution
 from tests.conftest import NOTEBOOKS, ROOT
 
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
@@ -97,6 +99,12 @@ def test_parameters_are_literals_with_comments(notebook):
     assert assigned <= comments, "each parameter has a comment on its line"
 
 
+def test_papermill_reads_every_parameter_too(name):
+    """papermill's reader gives up on a line whose comment holds an equals sign, and then warns on every run."""
+    path = NOTEBOOKS / f"{name}.ipynb"
+    assert papermill.inspect_notebook(str(path)).keys() == execution.read_parameters(path).keys()
+
+
 def test_sizes(notebook):
     code, text = code_cells(notebook), prose(notebook)
     lines = [len(source.splitlines()) for source in code]
@@ -160,6 +168,18 @@ def test_readme_has_a_row_for_each_notebook(notebook, name):
     number, words = title.split(" ", 1)
     row = rf"^\| *{number} *\| *\[{re.escape(words)}\]\(notebooks/{name}\.ipynb\)"
     assert re.search(row, (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M), title
+
+
+def test_pictures_of_the_readme_come_from_tagged_cells():
+    notebooks = [nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4) for name in NAMES]
+    tags = [tag for found in notebooks for cell in found.cells for tag in cell.metadata.get("tags", [])]
+    tagged = sorted(tag.removeprefix("figure-") for tag in tags if tag.startswith("figure-"))
+    files = sorted(path.stem for path in (NOTEBOOKS / "figures").glob("*.png"))
+    shown = re.findall(r"\(notebooks/figures/([\w-]+)\.png\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert tagged == files == sorted(shown)
+    assert 4 <= len(files) <= 8
+    for path in (NOTEBOOKS / "figures").glob("*.png"):
+        assert path.stat().st_size < 400_000, f"{path.name} is too large"
 
 
 @pytest.mark.parametrize("command", [["ruff", "check", "."], ["ruff", "format", "--check", "."]])

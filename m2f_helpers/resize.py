@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 from m2f_helpers import ade20k, scenes
 from m2f_helpers.labels import IGNORE, LabelProblem, check_ids, check_sizes, count_ids, read_label
 from m2f_helpers.palette import NUM_CLASSES, ade20k_palette
+from m2f_helpers.pictures import read_image
 
 MODES = ("stretch", "crop", "pad")
 PAD_COLOR = (124, 116, 104)  # RGB, the mean that the models subtract
@@ -150,21 +151,6 @@ def _check_size_and_mode(size: Sequence[int], mode: str) -> None:
 # --- Files -------------------------------------------------------------------------------------------------------
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Read a picture of any kind as a person sees it.
-
-    Grey, palette, CMYK and 16-bit pictures become 8-bit RGB, transparent ones lie on white, and the EXIF orientation of
-    phones and cameras is applied.
-
-    Args:
-        path: JPEG, PNG, WebP, BMP or TIFF.
-
-    Returns: RGB `(H, W, 3)` uint8.
-    Raises: ValueError with the reason if it cannot be shown so.
-    """
-    return np.ascontiguousarray(_decode_bgr(Path(path).read_bytes())[..., ::-1])
-
-
 def _decode_bgr(data: bytes) -> np.ndarray:
     """BGR, because OpenCV reads and writes it without a conversion; plain JPEGs take its fast decoder."""
     if not data:
@@ -184,15 +170,14 @@ def _decode_bgr(data: bytes) -> np.ndarray:
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):
-        return np.repeat((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if picture.mode in ("I", "F"):
-        raise ValueError(f"has 32-bit values (mode {picture.mode}) whose range is unknown: save it with 8 bits")
+    """As `pictures.read_image`, but what is transparent lies on white, as viewers show it."""
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
+        picture = ImageOps.exif_transpose(picture).convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.asarray(picture.convert("RGB"))
+    try:
+        return read_image(picture)
+    except ValueError as error:
+        raise ValueError(str(error).replace("the PIL picture ", "")) from None
 
 
 def _write(path: Path, data: bytes | np.ndarray) -> list[int]:

@@ -18,6 +18,7 @@ import os
 import threading
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -400,11 +401,13 @@ def prepare(
     entries, todo, old_keys = _resume(dst, settings, jobs)
     kept = len(entries)
     workers = workers or _choose_workers(len(todo))
-    failures: dict[str, list] = {f"{p.path.parent.name}/{p.path.stem}": [_describe(p)] for p in lonely}
+    failures: dict[str, list] = defaultdict(list)
+    for problem in lonely:
+        failures[f"{problem.path.parent.name}/{problem.path.stem}"].append(_describe(problem))
     with open(dst / MANIFEST, "a", encoding="utf-8") as manifest:
         for result in _run(todo, workers, progress):
             if "errors" in result:
-                failures.setdefault(result["key"], []).extend(result["errors"])
+                failures[result["key"]] += result["errors"]
                 continue
             entries[result["key"]] = result
             manifest.write(json.dumps(result) + "\n")

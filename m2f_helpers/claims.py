@@ -1,7 +1,7 @@
 """Statements about Mask2Former's code and paper that are tests: each measures, and each can turn out false.
 
 Built for notebook 03. `check` measures every statement on the reference run (or on another model's `Evidence`) and
-compares with what the statement says. Several come with what is easy to believe instead, from reading a neighbouring file.
+compares with what the statement says. Several name what is easy to believe instead, from reading a neighbouring file.
 """
 
 from __future__ import annotations
@@ -861,7 +861,7 @@ CLAIMS = (
         "masks_per_class",
         "targets",
         "Ground truth: one binary mask per class that is present, at full size.",
-        "InstanceData(masks (5, 512, 512) int64, labels (5,) int64)",
+        "InstanceData(labels (5,) int64, masks (5, 512, 512) int64)",
         lambda e: _text(e, TARGETS, "gt_instances: InstanceData"),
         source=f"{PAPER}, section 3.1",
     ),

@@ -83,7 +83,7 @@ def sine_encodings(encoding: nn.Module, size: int = 32) -> Picture:
         f"column, fast\nchannel {half + 4}": code[half + 4],
     }
     with style():
-        figure = Picture(figsize=(7, 2.1), layout="constrained")
+        figure = Picture(figsize=(7, 1.85), layout="constrained")
         axes = figure.subplots(1, 5)
         for ax, (title, values) in zip(axes, panels.items(), strict=False):
             ax.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
@@ -205,13 +205,18 @@ def query_story(result: Segmentation, query: int) -> Picture:
     Args:
         result: from `inference.segment(..., layers=True)`.
         query: 0..Q-1.
+
+    Raises: ValueError if the layers were not kept, or there is no such query.
     """
     count = len(result.layers)
-    columns = (count + 1) // 2
+    if not count:
+        raise ValueError("the layers were not kept: call segment(model, image, layers=True)")
+    columns = count if count <= 5 else (count + 1) // 2
+    rows = 2 * -(-count // columns)
     height, width = result.image.shape[:2]
     with style():
-        figure = Picture(figsize=(7, 4 * (7 / columns * height / width) + 1.5), layout="constrained")
-        axes = figure.subplots(4, columns)
+        figure = Picture(figsize=(7, rows * (6.6 / columns * height / width + 0.25) + 0.3), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
         for ax in axes.flat:
             ax.axis("off")
         for index in range(count):

@@ -141,6 +141,22 @@ def demo_weights() -> Path:
     return resource(f"weights/{DEMO}.pth")
 
 
+def start_weights(choice: str | Path, name: str) -> Path | None:
+    """The file that a fine-tune starts from.
+
+    Args:
+        choice: a file, `"random"`, or empty for the profile's own.
+        name: the profile's `weights`: the shipped ones, or a config in mmseg's metafile (fetched when they are not there).
+
+    Returns: path of a file; None for random weights.
+    """
+    if choice == "random":
+        return None
+    if choice:
+        return Path(choice)
+    return profile_weights(name)
+
+
 def profile_weights(name: str) -> Path:
     """The file that a profile's `weights` names: the shipped one, or a published one (fetched when it is not there)."""
     return demo_weights() if name == DEMO else fetch(name)

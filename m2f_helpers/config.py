@@ -143,7 +143,7 @@ def profile_edits(profile: str | Profile = "demo") -> Edited:
     """`base_config` together with all that differs from the installed config file, and why."""
     profile = get_profile(profile)
     edited = remove_dead_keys(published_config(profile))
-    edited = _apply(edited, profile.model_changes, f"profile {profile.name}: {profile.title}")
+    edited = _apply(edited, profile.model_changes, f"profile {profile.name}")
     edited = _inherit_zero_label(edited)
     for kind in profile.dropped_steps:
         edited = drop_step(edited, kind)
@@ -533,6 +533,18 @@ def silent_edits(source: Config | Edited) -> list[SilentEdit]:
     return found
 
 
+def runner_arguments(source: Config | Edited) -> dict[str, Any]:
+    """The arguments that `Runner.from_cfg` takes out of a config, as plain values: all that training depends on."""
+    cfg = source.cfg if isinstance(source, Edited) else source
+    names = [name for name in inspect.signature(Runner.__init__).parameters if name not in ("self", "cfg")]
+    # the Runner uses cfg.data_preprocessor only for a model that has none of its own
+    return {
+        name: _plain(dict.__getitem__(cfg._cfg_dict, name))
+        for name in names
+        if name in cfg and name != "data_preprocessor"
+    }
+
+
 def _original(cfg: Config) -> dict[str, Any]:
     """The values of the config's own file; without its dead variables if the config is rid of them."""
     if not cfg.filename or not Path(cfg.filename).is_file():
@@ -560,6 +572,12 @@ class ConfigDiff:
 
     def __len__(self) -> int:
         return len(self.changes)
+
+    def part(self, key: str) -> ConfigDiff:
+        """Only the changes below a key, for example `"model"`; with a `-` in front, all others."""
+        inside = [c.key == key.lstrip("-") or c.key.startswith(key.lstrip("-") + ".") for c in self.changes]
+        wanted = not key.startswith("-")
+        return ConfigDiff(tuple(c for c, here in zip(self.changes, inside, strict=True) if here == wanted))
 
     def text(self) -> str:
         """A tree, one changed value per line."""

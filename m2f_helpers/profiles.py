@@ -130,6 +130,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             learning_rate=1e-4,
             iterations=1000,
             max_epochs=2,
+            max_val=200,
             log_interval=10,
         ),
     }

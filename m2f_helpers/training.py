@@ -78,7 +78,8 @@ def train(
 
     Args:
         source: the config, or what an edit of `m2f_helpers.config` returned.
-        work_dir: output folder, made if needed.
+        work_dir: output folder, made if needed. Without `resume`, checkpoints and history of an earlier run in it are
+            replaced.
         seed: of weights, crops and order; the same seed on the same CPU gives the same losses.
         device: `"cuda"`, `"mps"` or `"cpu"`; None takes the first of these that is there.
         resume: go on from the newest checkpoint in `work_dir`, on the same schedule.
@@ -141,7 +142,7 @@ def finetune(
     profile = get_profile(profile)
     if not data:
         data = prepared_data(out_dir=Path(work_dir).parent, train=profile.train_scenes, val=profile.val_scenes)
-    start = None if weights == "random" else weights or checkpoints.profile_weights(profile.weights)
+    start = checkpoints.start_weights(weights or "", profile.weights)
     edited = finetune_edits(profile, data, start, iterations, crop_size)
     launcher = "pytorch" if "LOCAL_RANK" in os.environ else "none"
     result = train(edited, work_dir, seed=seed, device=device, resume=resume, launcher=launcher)
@@ -382,10 +383,19 @@ def _start_point(cfg: Config, work_dir: Path, resume: bool) -> int:
     """Set what to load; the number of steps that are done already."""
     cfg.resume = resume
     if not resume:
+        _remove_run(work_dir)
         return 0
     path = newest_checkpoint(work_dir)
     cfg.load_from = str(path)
     return int(path.stem.split("_")[1])
+
+
+@master_only
+def _remove_run(work_dir: Path) -> None:
+    """Take away what an earlier run left in the folder: a new run would be mixed up with it, and resume from it."""
+    for pattern in ("iter_*.pth", "best_*.pth", "*.pth.part", "history.csv", "last_checkpoint"):
+        for path in work_dir.glob(pattern):
+            path.unlink()
 
 
 @contextmanager

@@ -56,6 +56,19 @@ def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | Non
 
 
 @main.command()
+@click.option("--group", help="Only the claims of this group, for instance 'losses'.")
+def claims(group) -> None:
+    """Check a hundred statements about Mask2Former on the installed source and a real run (about a minute)."""
+    from m2f_helpers import claims as statements
+    from m2f_helpers.quiet import quiet
+
+    quiet()
+    checked = statements.check(claims=statements.claims_of(group))
+    click.echo(statements.claims_text(checked))
+    sys.exit(0 if all(entry.holds for entry in checked) else 1)
+
+
+@main.command()
 @click.argument("name", default="mask2former_r50_8xb2-160k_ade20k-512x512")
 @click.option(
     "--out", type=click.Path(file_okay=False), help="Folder to keep the file in.  [default: your cache folder]"

@@ -21,7 +21,8 @@ from PIL import Image
 
 from m2f_helpers import cli, resize, scenes
 from m2f_helpers.ade20k import list_pairs
-from m2f_helpers.resize import prepare, prepared_data, read_image, resize_image, resize_label_map
+from m2f_helpers.pictures import read_image
+from m2f_helpers.resize import prepare, prepared_data, resize_image, resize_label_map
 
 LABEL = np.repeat(np.arange(1, 7, dtype=np.uint8), 8)[None].repeat(40, 0)  # (40, 48), ids 1..6
 
@@ -211,7 +212,7 @@ BAD = {  # name: (image, label, suffix of the picture, code)
     "png scratched": (scratched(png(np.dstack([NOISE] * 3))), None, ".png", "unreadable-image"),
     "webp cut off": (saved(RED_BLUE, "WEBP")[:60], None, ".webp", "unreadable-image"),
     "tiff with floats": (saved(Image.new("F", (48, 40)), "TIFF"), None, ".tif", "unreadable-image"),
-    "tiff with 32 bits": (saved(Image.new("I", (48, 40)), "TIFF"), None, ".tif", "unreadable-image"),
+    "tiff with 32 bits": (saved(Image.new("I", (48, 40), 99999), "TIFF"), None, ".tif", "unreadable-image"),
     "decompression bomb": (bomb(), None, ".png", "unreadable-image"),
     "picture of 1 pixel": (saved(Image.new("RGB", (1, 1)), "PNG"), None, ".png", "size-mismatch"),
     "picture in a gif": (saved(RED_BLUE, "GIF"), None, ".gif", "wrong-suffix"),

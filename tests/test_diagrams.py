@@ -13,7 +13,6 @@ from mmcv.ops import multi_scale_deform_attn
 from m2f_helpers import checkpoints, diagrams, inference
 from m2f_helpers.config import base_config
 from m2f_helpers.scenes import draw_scene
-from tests.anatomy_fixtures import evidence, small  # noqa: F401
 
 IMAGE = draw_scene(3, size=[96, 128]).image
 
@@ -28,7 +27,7 @@ def texts(figure) -> list[str]:
     return found + [ax.get_title() for ax in figure.axes]
 
 
-def test_architecture_carries_the_shapes_of_the_run(evidence, small):  # noqa: F811
+def test_architecture_carries_the_shapes_of_the_run(evidence, small):
     shown = "\n".join(texts(diagrams.architecture(evidence)))
     for shape in ("3×512×512", "2048×16×16", "5376×256", "256×128×128", "8×100×(256, 1024, 4096)", "100×151"):
         assert shape in shown
@@ -37,7 +36,7 @@ def test_architecture_carries_the_shapes_of_the_run(evidence, small):  # noqa: F
     assert "3×64×64" in other and "512×512" not in other and "100×151" not in other
 
 
-def test_architecture_labels_lie_inside_and_apart(evidence):  # noqa: F811
+def test_architecture_labels_lie_inside_and_apart(evidence):
     figure = diagrams.architecture(evidence)
     figure.draw_without_rendering()
     (ax,) = figure.axes

@@ -6,7 +6,6 @@ import torch
 
 from m2f_helpers import reference
 from m2f_helpers.config import base_config
-from tests.anatomy_fixtures import evidence  # noqa: F401
 
 
 def test_config_is_the_installed_one_without_the_download():
@@ -39,7 +38,7 @@ def test_batch_is_a_labelled_room():
     assert (label_map[0, :, 0] == 255).all()
 
 
-def test_evidence_is_of_a_whole_step(evidence):  # noqa: F811
+def test_evidence_is_of_a_whole_step(evidence):
     assert evidence.labels == [0, 3, 5, 7, 22]
     assert len(evidence.losses) == 30 and all(0 < value < 50 for value in evidence.losses.values())
     assert evidence.prediction["logits"] == (150, 512, 512)
@@ -47,9 +46,9 @@ def test_evidence_is_of_a_whole_step(evidence):  # noqa: F811
     assert sum(evidence.macs_by_operation.values()) == evidence.macs["Global"]
 
 
-def test_run_is_made_once(evidence):  # noqa: F811
+def test_run_is_made_once(evidence):
     assert reference.reference_run() is evidence
 
 
-def test_hooks_are_gone_afterwards(evidence):  # noqa: F811
+def test_hooks_are_gone_afterwards(evidence):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in evidence.model.modules())

@@ -313,11 +313,11 @@ def test_errors_by_confidence_counts(truth):
 def test_iou_bars_match_classes_by_id():
     import pandas as pd
 
-    one = pd.DataFrame({"id": [2, 12], "iou": [0.9, 0.5]})
-    two = pd.DataFrame({"id": [12, 0], "iou": [0.75, 0.1]})
+    one = pd.DataFrame({"id": [2, 12], "iou": [90.0, 50.0]})
+    two = pd.DataFrame({"id": [12, 0], "iou": [75.0, 10.0]})
     figure = plotting.iou_bars(one, two, names=("before", "after"))
     widths = [bar.get_width() for bar in figure.axes[0].patches]
-    assert widths == [0.9, 0.5, 0.0, 0.75]
+    assert widths == [90, 50, 0, 75]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["sky", "person"]
 
 

@@ -19,8 +19,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from scipy.ndimage import distance_transform_edt, maximum_filter
 
 from m2f_helpers.palette import IGNORE, IGNORE_COLOR, ade20k_palette
 
@@ -28,7 +30,9 @@ WIDTH = 7.0  # inches, every figure
 DPI = 110
 ERROR_COLOR = (213, 94, 0)  # vermilion: told apart from grey with every kind of colour vision
 MENDED_COLOR = (0, 114, 178)  # blue, likewise
+EDGE_COLOR = (204, 0, 128)  # magenta: rare in pictures
 NEAR = 10.0  # colours closer than this (CIE Lab, Euclidean) are hard to tell apart on a projector
+SMALL = 0.005  # part of the pixels below which a class is not marked
 THEMES = {
     "light": {"figure.facecolor": "white", "axes.facecolor": "white", "text.color": "#1a1a1a"},
     "dark": {"figure.facecolor": "#14171c", "axes.facecolor": "#14171c", "text.color": "#f0f0f0"},
@@ -160,7 +164,8 @@ def error_map(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> n
 def legend_entries(label_maps: np.ndarray | Sequence[np.ndarray]) -> list[LegendEntry]:
     """The classes of one or more label maps, by falling area; ignore comes last.
 
-    Classes whose colours are equal or nearly equal are `marked`, and all but the largest of them hatched.
+    Classes whose colours are equal or nearly equal are `marked`, and all but the largest of them hatched. Classes with
+    less than half a percent are left unmarked: no number fits into them.
 
     Args:
         label_maps: class ids in memory, `(H, W)`, or a list of such maps, of any sizes.
@@ -173,7 +178,7 @@ def legend_entries(label_maps: np.ndarray | Sequence[np.ndarray]) -> list[Legend
     shares = np.stack([np.bincount(m.ravel(), minlength=256) / m.size for m in maps], axis=1)  # (256, maps)
     order = [int(i) for i in np.argsort(-shares.mean(1), kind="stable") if shares[i].any() and i != IGNORE]
     order += [IGNORE] if shares[IGNORE].any() else []
-    marks = _marks(order)
+    marks = _marks([i for i in order if shares[i].max() >= SMALL])
     return [LegendEntry(i, _name(i), _color(i), tuple(shares[i].tolist()), i in marks, marks.get(i, "")) for i in order]
 
 
@@ -270,7 +275,7 @@ def panels(
     entries = legend_entries(maps) if maps else []
     columns = columns or {1: 1, 2: 2, 4: 2}.get(len(arrays), 3)
     with style(theme):
-        figure = _new_figure(arrays, columns, len(entries[: max_classes + 1]) if legend else 0, title, titles)
+        figure = _new_figure(arrays, columns, _legend_length(entries, max_classes) if legend else 0, title, titles)
         axes = figure.subplots(-(-len(arrays) // columns), columns, squeeze=False).ravel()
         for ax, array, text in zip(axes, arrays, [*titles, *[""] * len(arrays)], strict=False):
             draw_labels(ax, array, entries) if array.ndim == 2 else draw_image(ax, array)
@@ -291,23 +296,29 @@ def panels(
     return figure
 
 
-def spotlight(image: np.ndarray, mask: np.ndarray, dark: float = 0.18) -> np.ndarray:
-    """Darken an image where a mask is low: the lit part is what a query, or an attention mask, covers.
+def spotlight(image: np.ndarray, mask: np.ndarray, edge: bool = True) -> np.ndarray:
+    """Pale an image where a mask is low: what keeps its colours is what a query, or an attention mask, covers.
 
     Args:
         image: RGB, `(H, W, 3)` uint8.
         mask: `(h, w)` bool or probabilities 0..1; a smaller one is enlarged without smoothing.
-        dark: brightness that is left where the mask is 0.
+        edge: draw a line around the part that is at least 0.5, just outside of it.
 
-    Returns: RGB, `(H, W, 3)` uint8.
+    Returns: RGB, `(H, W, 3)` uint8; where the mask is 1 the image is unchanged.
     """
     image, mask = _check_image(image), np.asarray(mask, dtype=np.float32)
     if mask.ndim != 2:
         raise ValueError(f"expected a mask (h, w), got shape {mask.shape}")
     rows = np.arange(image.shape[0]) * mask.shape[0] // image.shape[0]
     columns = np.arange(image.shape[1]) * mask.shape[1] // image.shape[1]
-    light = dark + (1 - dark) * mask[rows][:, columns].clip(0, 1)
-    return np.rint(image * light[..., None]).astype(np.uint8)
+    light = mask[rows][:, columns].clip(0, 1)
+    pale = 190 + 0.22 * (image @ np.array([0.299, 0.587, 0.114], dtype=np.float32))
+    result = np.rint(image * light[..., None] + (pale * (1 - light))[..., None]).astype(np.uint8)
+    if edge:
+        inside = light >= 0.5
+        width = 2 * max(1, round(max(image.shape) / 200)) + 1
+        result[maximum_filter(inside, size=width) & ~inside] = EDGE_COLOR
+    return result
 
 
 def wipe(left: np.ndarray, right: np.ndarray, position: float = 0.5) -> np.ndarray:
@@ -343,17 +354,20 @@ def change_map(image: np.ndarray, before: np.ndarray, after: np.ndarray, truth: 
     return result
 
 
-def rgb_or_bgr(image: np.ndarray, label_map: np.ndarray, class_id: int, *, theme: str = "light") -> Picture:
+def rgb_or_bgr(
+    image: np.ndarray, label_map: np.ndarray, class_id: int | None = None, *, theme: str = "light"
+) -> Picture:
     """The right overlay beside the one that a BGR array in an RGB palette gives, and one pixel that proves it.
 
     Args:
         image: RGB, `(H, W, 3)` uint8.
         label_map: class ids, `(H, W)`.
-        class_id: a class that is in the label map; the proof is a pixel of it.
+        class_id: a class that is in the label map; the proof is a pixel of it. None takes `telltale_class`.
         theme: `"light"` or `"dark"`.
 
     Returns: class map in RGB, the same with the channels swapped, and both pixels enlarged with their values.
     """
+    class_id = telltale_class(label_map) if class_id is None else class_id
     region = np.asarray(label_map) == class_id
     if not region.any():
         raise ValueError(f"the label map has no pixel of class {class_id}; it has {np.unique(label_map)[:10].tolist()}")
@@ -384,6 +398,18 @@ def rgb_or_bgr(image: np.ndarray, label_map: np.ndarray, class_id: int, *, theme
     return figure
 
 
+def telltale_class(label_map: np.ndarray) -> int:
+    """The class present whose colour suffers most when red and blue are swapped; person wherever it is present."""
+    person = ade20k_palette().id_of("person")
+    entries = [entry for entry in legend_entries(label_map) if entry.id != IGNORE]
+    if not entries:
+        raise ValueError("the label map holds nothing but ignore (255)")
+    visible = [entry for entry in entries if entry.share >= 0.005] or entries
+    if person in [entry.id for entry in visible]:
+        return person
+    return max(visible, key=lambda entry: abs(entry.color[0] - entry.color[2])).id
+
+
 def uncertainty(
     image: np.ndarray,
     confidence: np.ndarray,
@@ -406,15 +432,15 @@ def uncertainty(
     known = prediction is not None and truth is not None
     columns = 2 if known else 3
     with style(theme):
-        figure = _new_figure([image] * (4 if known else 3), columns, 0, "")
+        figure = _new_figure([image] * (4 if known else 3), columns, 3, "")
         axes = figure.subplots(2 if known else 1, columns, squeeze=False).ravel()
         draw_image(axes[0], image)
         axes[0].set_title("image")
         for ax, values, text in ((axes[1], confidence, "confidence"), (axes[2], entropy, "entropy")):
-            drawn = ax.imshow(values, vmin=0, vmax=1, cmap="viridis" if text == "confidence" else "magma")
+            drawn = ax.imshow(values, vmin=0, vmax=1)
             ax.set_axis_off()
             ax.set_title(f"{text}, mean {np.mean(values):.2f}")
-            figure.colorbar(drawn, ax=ax, shrink=0.8, pad=0.02)
+        figure.colorbar(drawn, ax=axes.tolist(), location="bottom", shrink=0.5, aspect=40, pad=0.02)
         figure.alt = f"Confidence, mean {np.mean(confidence):.2f}; entropy, mean {np.mean(entropy):.2f}"
         if known:
             draw_image(axes[3], error_map(image, prediction, truth))
@@ -557,7 +583,12 @@ def attention_narrowing(result: Any, *, theme: str = "light") -> Picture:
             ax.plot(layers, shares, dash, marker="o", color=f"C{number % 10}", lw=2, label=text, zorder=2)
         ax.set(xlabel="decoder layer", ylabel="part of the picture allowed", ylim=(0, 1.03), xticks=list(layers))
         ax.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside right upper", fontsize=8.5, title="query: class", title_fontsize=8.5)
+        handles, texts = ax.get_legend_handles_labels()
+        if len(used) < len(result.queries):
+            handles.insert(0, Line2D([], [], color="0.6", lw=0.8))
+            texts.insert(0, "own less than 1 %")
+        handles, texts = handles[::-1], texts[::-1]
+        figure.legend(handles, texts, loc="outside right upper", fontsize=8.5, title="query: class", title_fontsize=8.5)
     means = [np.mean([result.allowed(q.index, layer).mean() for q in used]) for layer in layers]
     figure.alt = "Attention allowed, mean of the used queries: " + ", ".join(
         f"layer {layer} {percent(mean)}" for layer, mean in zip(layers, means, strict=True)
@@ -596,7 +627,7 @@ def before_after(
 
 
 def iou_bars(table: Any, other: Any = None, *, names: Sequence[str] = ("", ""), theme: str = "light") -> Picture:
-    """IoU per class as bars, by falling area; with a second table, both side by side.
+    """IoU per class in percent as bars, by falling area; with a second table, both side by side.
 
     Args:
         table: `Evaluation.table`.
@@ -616,14 +647,14 @@ def iou_bars(table: Any, other: Any = None, *, names: Sequence[str] = ("", ""), 
         for k, values in enumerate(rows):
             places = np.arange(len(ids)) + (k - (len(rows) - 1) / 2) * height
             bars = ax.barh(places, np.nan_to_num(values), height, color=colors[k], label=names[k] or None)
-            ax.bar_label(bars, ["-" if np.isnan(v) else f"{v:.2f}" for v in values], fontsize=8, padding=3)
-        ax.set(yticks=range(len(ids)), yticklabels=labels, xlim=(0, 1.08), xlabel="IoU")
+            ax.bar_label(bars, ["-" if np.isnan(v) else f"{v:.0f}" for v in values], fontsize=8, padding=3)
+        ax.set(yticks=range(len(ids)), yticklabels=labels, xlim=(0, 108), xlabel="IoU, percent")
         ax.invert_yaxis()
         ax.margins(y=0.01)
         ax.spines[["top", "right"]].set_visible(False)
         if any(names):
             figure.legend(loc="outside upper right", ncols=2, fontsize=9)
-    figure.alt = "IoU per class: " + ", ".join(f"{n} {v:.2f}" for n, v in zip(labels, rows[-1], strict=True))
+    figure.alt = "IoU per class: " + ", ".join(f"{n} {v:.0f} %" for n, v in zip(labels, rows[-1], strict=True))
     return figure
 
 
@@ -645,7 +676,7 @@ def draw_labels(ax: Axes, label_map: np.ndarray, entries: Sequence[LegendEntry] 
     draw_image(ax, ade20k_palette().colorize(label_map))
     for entry in legend_entries(label_map) if entries is None else entries:
         region = label_map == entry.id
-        if not entry.marked or not region.any():
+        if not entry.marked or region.mean() < SMALL:
             continue
         if entry.hatch:
             filled = ax.contourf(region, levels=[0.5, 1.5], colors="none", hatches=[entry.hatch])
@@ -656,7 +687,18 @@ def draw_labels(ax: Axes, label_map: np.ndarray, entries: Sequence[LegendEntry] 
         y, x = _inside(region)
         halo = [withStroke(linewidth=2.5, foreground="white" if _ink(entry.color) == "black" else "black")]
         ink = _ink(entry.color)
-        ax.text(x, y, str(entry.id), color=ink, path_effects=halo, ha="center", va="center", fontsize=9, weight="bold")
+        ax.text(
+            x,
+            y,
+            str(entry.id),
+            color=ink,
+            path_effects=halo,
+            ha="center",
+            va="center",
+            fontsize=9,
+            weight="bold",
+            clip_on=True,
+        )
 
 
 def _new_figure(
@@ -670,14 +712,18 @@ def _new_figure(
         heights.append(min(max(ratios) * cell, 5.5) + 0.1 + 0.18 * lines)
     extra = 0.24 * -(-legend_lines // 3) + (0.15 if legend_lines else 0) + (0.35 if title else 0) + 0.1
     figure = Picture(figsize=(WIDTH, sum(heights) + extra), dpi=DPI, layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.06)
+    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.06)
     return figure
+
+
+def _legend_length(entries: Sequence[LegendEntry], limit: int) -> int:
+    return min(len(entries), limit + 1) + sum(entry.marked for entry in entries[limit + 1 :])
 
 
 def _draw_legend(
     figure: Figure, entries: Sequence[LegendEntry], limit: int, columns: int, loc: str = "", heading: str = ""
 ) -> None:
-    shown = list(entries[:limit])
+    shown = [entry for k, entry in enumerate(entries) if k < limit or entry.marked]  # a number needs its explanation
     edge = mpl.rcParams["text.color"]
     handles = [
         Patch(
@@ -689,7 +735,7 @@ def _draw_legend(
         )
         for e in shown
     ]
-    rest = entries[limit:]
+    rest = [entry for entry in entries if entry not in shown]
     if rest:
         text = f"{len(rest)} more, {percent(sum(e.share for e in rest))}"
         handles.append(Patch(facecolor="none", edgecolor="none", label=text))
@@ -728,8 +774,6 @@ def _marks(order: Sequence[int]) -> dict[int, str]:
 
 def _inside(region: np.ndarray) -> tuple[float, float]:
     """Row and column of the pixel that lies deepest inside a region `(H, W)` bool."""
-    from scipy.ndimage import distance_transform_edt
-
     step = max(1, max(region.shape) // 256)
     depth = distance_transform_edt(np.pad(region[::step, ::step], 1))[1:-1, 1:-1]
     if not depth.any():

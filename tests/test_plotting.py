@@ -135,6 +135,15 @@ def test_the_proof_of_rgb_or_bgr_names_both_values(image, prediction):
     assert [ax.get_title() for ax in figure.axes][-2:] == ["(150, 5, 61)", "(61, 5, 150)"]
 
 
+def test_the_proof_avoids_greys_and_prefers_person(truth):
+    grey = np.full((20, 20), ROAD, np.uint8)
+    grey[15:] = SKY
+    assert plotting.telltale_class(grey) == SKY
+    assert plotting.telltale_class(truth) == PERSON
+    with pytest.raises(ValueError, match="nothing but ignore"):
+        plotting.telltale_class(np.full((2, 2), IGNORE, np.uint8))
+
+
 def test_the_legend_swatch_has_the_class_colour(truth):
     figure = plotting.legend(truth)
     handles = figure.legends[0].legend_handles
@@ -177,11 +186,20 @@ def test_change_map_tells_mended_from_spoilt(image, prediction, truth):
     assert ((changed == plotting.ERROR_COLOR).all(2) == (worse != truth)).all()
 
 
-def test_spotlight_and_wipe(image):
+def test_spotlight_keeps_what_is_lit_and_draws_around_it(image):
     mask = np.zeros((3, 4))
     mask[1, 2] = 1
-    lit = plotting.spotlight(image, mask, dark=0.0)
-    assert (lit[20:40, 40:60] == image[20:40, 40:60]).all() and lit.sum() == image[20:40, 40:60].sum()
+    lit = plotting.spotlight(image, mask)
+    assert (lit[20:40, 40:60] == image[20:40, 40:60]).all()
+    edge = (lit == plotting.EDGE_COLOR).all(2)
+    assert edge[19, 40:60].all() and edge[40, 40:60].all() and edge.sum() == 22 * 22 - 20 * 20
+    outside = ~edge
+    outside[20:40, 40:60] = False
+    assert lit[outside].min() >= 190 and (np.ptp(lit[outside], axis=1) == 0).all(), "pale grey"
+    assert not (plotting.spotlight(image, mask, edge=False) == plotting.EDGE_COLOR).all(2).any()
+
+
+def test_wipe(image):
     black = np.zeros_like(image)
     assert (plotting.wipe(image, black, 0) == black).all() and (plotting.wipe(image, black, 1) == image).all()
     half = plotting.wipe(image, black, 0.5)
@@ -249,11 +267,17 @@ def test_two_label_maps_show_two_shares(prediction, truth):
     assert sky.text == f"sky {sky.shares[0]:.0%} / {sky.shares[1]:.0%}".replace("%", " %").replace(" % /", " /")
 
 
-def test_a_long_legend_is_cut_and_says_so():
-    labels = np.arange(60, dtype=np.uint8).reshape(6, 10)
+def test_a_long_legend_is_cut_and_says_so_but_explains_every_number():
+    labels = np.arange(60, dtype=np.uint8).reshape(6, 10).repeat(20, 0).repeat(20, 1)
     figure = plotting.class_map(labels, max_classes=10)
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert len(texts) == 11 and texts[-1] == "50 more, 83 %"
+    hidden = int(texts[-1].split()[0])
+    assert texts[-1].endswith(f"more, {hidden / 60:.0%}".replace("%", " %")) and hidden + len(texts) - 1 == 60
+    numbers = {text.get_text() for text in figure.axes[0].texts}
+    assert len(numbers) > 10 and numbers == {t[1 : t.index("]")] for t in texts if t.startswith("[")}
+    small = np.full((100, 100), ROAD, dtype=np.uint8)
+    small[0, :40] = SKYSCRAPER
+    assert not plotting.class_map(small).axes[0].texts, "no number on a sliver"
 
 
 def test_alt_text_comes_from_the_numbers(image, prediction, truth):
@@ -272,7 +296,7 @@ def test_query_figures_speak_of_the_query(image):
     life = plotting.query_life(result, 1)
     assert len(life.axes) == 4 and "after layer 3, person 0.99" in life.alt
     lit = life.axes[0].images[0].get_array()
-    assert (lit[20:50, 30:50] == image[20:50, 30:50]).all() and lit[0, 0].sum() < image[0, 0].sum()
+    assert (lit[20:50, 30:50] == image[20:50, 30:50]).all() and np.ptp(lit[0, 0]) == 0
     narrow = plotting.attention(result, 1)
     assert len(narrow.axes) == 3 and "100 % allowed (mask was empty)" in narrow.alt and "33 % allowed" in narrow.alt
     assert "layer 1 100 %, layer 2 50 %, layer 3 33 %" in plotting.attention_narrowing(result).alt
@@ -289,11 +313,11 @@ def test_errors_by_confidence_counts(truth):
 def test_iou_bars_match_classes_by_id():
     import pandas as pd
 
-    one = pd.DataFrame({"id": [2, 12], "iou": [0.9, 0.5]})
-    two = pd.DataFrame({"id": [12, 0], "iou": [0.75, 0.1]})
+    one = pd.DataFrame({"id": [2, 12], "iou": [90.0, 50.0]})
+    two = pd.DataFrame({"id": [12, 0], "iou": [75.0, 10.0]})
     figure = plotting.iou_bars(one, two, names=("before", "after"))
     widths = [bar.get_width() for bar in figure.axes[0].patches]
-    assert widths == [0.9, 0.5, 0.0, 0.75]
+    assert widths == [90, 50, 0, 75]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["sky", "person"]
 
 

@@ -213,7 +213,7 @@ def annotated_source(function: Any, record: ShapeRecord | None = None) -> HTML:
 def annotated_text(function: Any, record: ShapeRecord | None = None) -> str:
     """The same as plain text: line number, runs, source; shapes and notes below. `-` marks lines that did not run."""
     source, trace, notes = _parts(plain_function(function), record)
-    rows = [f"{source.module}.{source.name}" + (f", called {trace.calls} times" if trace else "")]
+    rows = [f"{source.module}.{source.name}" + (f", calls: {trace.calls}" if trace else "")]
     for row in _rows(source, trace, notes, _sizes(record or ShapeRecord({}))):
         mark = "-" if row.idle else " "
         rows.append(f"{row.line:5d} {row.times:>5} {mark} {row.code}")
@@ -311,7 +311,7 @@ def _rows(
                 line=line,
                 code=code,
                 times=f"{trace.count(line)}x" if trace and statement and first and trace.count(line) else "",
-                idle=bool(trace and statement and not trace.count(line)),
+                idle=bool(trace and _idle(trace, line)),
                 shapes=_shape_texts(trace.seen.get(line, {})) if trace and first else (),
                 warnings=(f"the comment above says {stale[line].says}",) if line in stale else (),
                 notes=tuple(notes.get(line, [])),
@@ -319,6 +319,14 @@ def _rows(
             )
         )
     return rows
+
+
+def _idle(trace: FunctionTrace, line: int) -> bool:
+    """True for lines of statements that never ran, and for an `else:` whose branch did not."""
+    statements, text = trace.source.statements, trace.source.lines[line - trace.source.first].strip()
+    if text in ("else:", "finally:") and line not in statements:
+        line = min((number for number in statements if number > line), default=line)
+    return line in statements and not trace.count(line)
 
 
 def _shape_texts(seen: dict[str, list[Seen]]) -> tuple[str, ...]:
@@ -341,7 +349,8 @@ def _sizes(record: ShapeRecord) -> dict[str, int]:
         ("num_queries", "mask2former_head.Mask2FormerHead._get_targets_single", "num_queries = cls_score.shape[0]"),
     ):
         texts = next((trace.texts(line) for key, trace in record.items() if key.endswith(function)), [])
-        found.update({name: int(text) for text in texts[:1]})
+        if texts:
+            found[name] = int(texts[0])
     return found
 
 
@@ -389,7 +398,7 @@ def _html(function: Any, record: ShapeRecord | None) -> str:
         (docstring if row.docstring else body).append(_row_html(row, code, permalink(source, row.line)))
         if row.line == source.docstring[1]:
             body.append(f"<details><summary>docstring, {len(docstring)} lines</summary>{''.join(docstring)}</details>")
-    calls = f", called {trace.calls} times in this run" if trace else ""
+    calls = f", calls in this run: {trace.calls}" if trace else ""
     title = f"<b>{html.escape(source.name)}</b> <span>{html.escape(source.module)}{calls}</span>"
     return f'<div class="m2f-src"><div class="head">{title}</div>{"".join(body)}</div>'
 

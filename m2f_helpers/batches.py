@@ -6,6 +6,7 @@ are off by one. And most mistakes in a model show in its very first loss, which 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def build_model(source: Config | Edited, seed: int = 0) -> Any:
     cfg = source.cfg if isinstance(source, Edited) else source
     init_default_scope("mmseg")
     set_random_seed(seed)
-    model_config = Config({"model": cfg.model}).copy().model
+    model_config = copy.deepcopy(cfg.model)
     model_config.backbone.init_cfg = None
     model = MODELS.build(model_config)
     model.init_weights()
@@ -70,7 +71,7 @@ def first_batch(source: Config | Edited, model: Any, seed: int = 0) -> Batch:
     cfg = source.cfg if isinstance(source, Edited) else source
     init_default_scope("mmseg")
     set_random_seed(seed)
-    data = next(iter(Runner.build_dataloader(Config({"loader": cfg.train_dataloader}).copy().loader, seed=seed)))
+    data = next(iter(Runner.build_dataloader(copy.deepcopy(cfg.train_dataloader), seed=seed)))
     prepared = model.data_preprocessor(data, training=True)
     inputs, samples = prepared["inputs"], prepared["data_samples"]
     pixels = inputs * model.data_preprocessor.std + model.data_preprocessor.mean  # (B, 3, H, W), 0..255

@@ -77,13 +77,14 @@ def sine_encodings(encoding: nn.Module, size: int = 32) -> Picture:
     half = len(code) // 2
     middle = code[:, size // 2, size // 3]
     likeness = torch.einsum("c,chw->hw", middle, code) / middle.square().sum()
-    panels = {"row, slow\nchannel 40": code[40], "row, fast\nchannel 4": code[4]}
+    slow, fast = half // 16 * 5, max(half // 32, 2)
+    panels = {f"row, slow\nchannel {slow}": code[slow], f"row, fast\nchannel {fast}": code[fast]}
     panels |= {
-        f"column, slow\nchannel {half + 40}": code[half + 40],
-        f"column, fast\nchannel {half + 4}": code[half + 4],
+        f"column, slow\nchannel {half + slow}": code[half + slow],
+        f"column, fast\nchannel {half + fast}": code[half + fast],
     }
     with style():
-        figure = Picture(figsize=(7, 2.1), layout="constrained")
+        figure = Picture(figsize=(7, 1.85), layout="constrained")
         axes = figure.subplots(1, 5)
         for ax, (title, values) in zip(axes, panels.items(), strict=False):
             ax.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
@@ -205,13 +206,18 @@ def query_story(result: Segmentation, query: int) -> Picture:
     Args:
         result: from `inference.segment(..., layers=True)`.
         query: 0..Q-1.
+
+    Raises: ValueError if the layers were not kept, or there is no such query.
     """
     count = len(result.layers)
-    columns = (count + 1) // 2
+    if not count:
+        raise ValueError("the layers were not kept: call segment(model, image, layers=True)")
+    columns = count if count <= 5 else (count + 1) // 2
+    rows = 2 * -(-count // columns)
     height, width = result.image.shape[:2]
     with style():
-        figure = Picture(figsize=(7, 4 * (7 / columns * height / width) + 1.5), layout="constrained")
-        axes = figure.subplots(4, columns)
+        figure = Picture(figsize=(7, rows * (6.6 / columns * height / width + 0.25) + 0.3), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
         for ax in axes.flat:
             ax.axis("off")
         for index in range(count):
@@ -250,6 +256,8 @@ def _flow(record: ShapeRecord) -> dict[str, str]:
     texts = {name: "×".join(str(size) for size in shape[1:]) for name, shape in found.items()}
     attention = found["attention 0"]
     texts |= {f"attention {i}": "×".join(map(str, found[f"attention {i}"])) for i in levels}
+    layers = record["DetrTransformerEncoderLayer.forward"], record["Mask2FormerTransformerEncoder.forward"]
+    encoder_layers = layers[0].calls // layers[1].calls
     result = record["BaseSegmentor.postprocess_result"].shapes("i_seg_pred = i_seg_logits.argmax(")[0]
     matched = record["dense_heads.mask2former_head.Mask2FormerHead._get_targets_single"].shapes("gt_labels = gt_inst")[
         0
@@ -258,13 +266,14 @@ def _flow(record: ShapeRecord) -> dict[str, str]:
         "class map": "×".join(map(str, result[1:])),
         "heads": str(attention[0]),
         "matched": str(matched[0]),
-        "rounds": str(len(head.shapes("query_feat = layer(")) // head.calls),
+        "layers": str(len(head.shapes("query_feat = layer(")) // head.calls),
         "predictions": str(forward.calls // head.calls),
+        "encoder layers": str(encoder_layers),
     }
 
 
 def _draw_backbone(ax: Axes, shapes: dict[str, str]) -> None:
-    _panel(ax, (2, 11, 20, 66), "backbone", "Backbone: ResNet-50")
+    _panel(ax, (2, 11, 20, 66), "backbone", "Backbone: ResNet")
     _box(ax, (4, 1.5, 16, 6.5), "image\n" + shapes["image"], "training")
     for stage, y in enumerate((15, 30, 45, 60)):
         width = 15 - 2.4 * stage
@@ -284,7 +293,7 @@ def _draw_pixel_decoder(ax: Axes, shapes: dict[str, str]) -> None:
     _box(
         ax,
         (47, 28, 12.5, 42),
-        f"deformable\nattention,\n6 layers\n\nall levels\ntogether:\n{shapes['tokens']}",
+        f"deformable\nattention,\n{shapes['encoder layers']} layers\n\nall levels\ntogether:\n{shapes['tokens']}",
         "pixel decoder",
     )
     _arrow(ax, (53, 28), (53, 23.5), f"{shapes['memory 2']}, enlarged", at=(53, 24.7), align="plate")
@@ -292,17 +301,18 @@ def _draw_pixel_decoder(ax: Axes, shapes: dict[str, str]) -> None:
 
 
 def _draw_decoder(ax: Axes, shapes: dict[str, str]) -> None:
-    _panel(ax, (70, 26, 25, 51), "transformer decoder", f"Transformer decoder: {shapes['rounds']} layers")
+    _panel(ax, (70, 26, 25, 51), "transformer decoder", f"Transformer decoder: {shapes['layers']} layers")
     _box(ax, (73, 68.5, 17, 5), f"queries, learnt: {shapes['queries']}", "transformer decoder", size=8)
-    layers = ("1, 4, 7", "2, 5, 8", "3, 6, 9")
+    count = int(shapes["layers"])
+    layers = [", ".join(str(layer) for layer in range(level + 1, count + 1, 3)) for level in range(3)]
     for level, y in enumerate((57, 43, 29)):
-        text = f"layers {layers[level]}\nmasked cross-attention\nself-attention\nfeed-forward"
+        text = f"layer {layers[level]}\nmasked cross-attention\nself-attention\nfeed-forward"
         _box(ax, (73, y, 17, 9), text, "transformer decoder", size=7.6)
         _arrow(ax, (59.5, y + 4.5), (73, y + 4.5), shapes[f"memory {level}"], at=(65.4, y + 5.5))
         above = y + (11.5 if level == 0 else 14)
         carried = "" if level == 0 else shapes["queries"]
         _arrow(ax, (81.5, above), (81.5, y + 9), carried, at=(82, y + 10.4), align="left")
-    _arrow(ax, (90, 31), (90, 64), "3 rounds", at=(90.3, 66), bend=0.22, align="left")
+    _arrow(ax, (90, 31), (90, 64), f"rounds: {count // 3}", at=(90.3, 66), bend=0.22, align="left")
 
 
 def _draw_head(ax: Axes, shapes: dict[str, str]) -> None:

@@ -7,11 +7,12 @@ import hashlib
 import json
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from m2f_helpers import checkpoints, config, training
+from m2f_helpers.profiles import get_profile
 from m2f_helpers.resize import prepare
 from m2f_helpers.scenes import make_scenes
 
@@ -25,7 +26,7 @@ class Recipe:
 
     scenes: int = 1200
     val_scenes: int = 32
-    iterations: int = 1800
+    iterations: int = 1200
     crop: int = 160
     scales: tuple[int, ...] = (160, 176, 192, 208, 224)
     learning_rate: float = 1e-3
@@ -46,7 +47,8 @@ def pretrain(work_dir: str | Path, out: str | Path, recipe: Recipe | None = None
     recipe, work_dir, out = recipe or Recipe(), Path(work_dir), Path(out)
     drawn = make_scenes(work_dir / "day", recipe.scenes, recipe.val_scenes, "day", SCENES_SEED)
     pictures = prepare(drawn, work_dir / "prepared", workers=1).root
-    edited = config.set_data(config.profile_edits("demo"), pictures)
+    # all steps of the published pipeline, colour changes too: the weights must not fall apart in another light
+    edited = config.set_data(config.profile_edits(replace(get_profile("demo"), dropped_steps=())), pictures)
     edited = config.set_crop(edited, [recipe.crop, recipe.crop], scales=recipe.scales)
     edited = config.set_batch(edited, 8, recipe.learning_rate)
     edited = config.set_schedule(

@@ -39,3 +39,22 @@ def run_all(out: Path, data: Path | None = None) -> dict[str, execution.Notebook
     common = {"PROFILE": "demo", "DATA_DIR": str(data) if data else "", "OUT_DIR": str(out)}
     notebooks = execution.list_notebooks()
     return {name: execution.run_notebook(name, path, out, common) for name, path in notebooks.items()}
+
+
+@pytest.fixture(scope="session")
+def evidence():
+    """Loss, backward and predict of the R50 model at 512x512, traced (`reference.Evidence`): about half a minute."""
+    from m2f_helpers import reference
+
+    return reference.reference_run()
+
+
+@pytest.fixture(scope="session")
+def small():
+    """The same for the demo model with random weights and two pictures of 64x64: a few seconds."""
+    from m2f_helpers import reference
+    from m2f_helpers.config import base_config
+
+    config = base_config("demo")
+    config.model.data_preprocessor.size = (64, 64)
+    return reference.trace_run(config, reference.build_model(config), reference.reference_batch(64, images=2))

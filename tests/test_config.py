@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import cv2
 import numpy as np
 import pytest
@@ -105,7 +107,7 @@ def test_every_change_is_real_and_has_a_reason(demo):
 
 @pytest.mark.parametrize("key", WRITE_UP)
 def test_each_silent_edit_of_the_write_up_is_found_and_really_silent(published, key):
-    cfg = published.copy()
+    cfg = copy.deepcopy(published)
     assert config.silent_edits(cfg) == []
     before = config.runner_arguments(cfg)
     cfg[key] = WRITE_UP[key]
@@ -116,26 +118,26 @@ def test_each_silent_edit_of_the_write_up_is_found_and_really_silent(published, 
 
 @pytest.mark.parametrize("key", WRITE_UP)
 def test_silent_edits_of_the_profiles_configs_are_found_too(demo, key):
-    cfg = demo.cfg.copy()
+    cfg = copy.deepcopy(demo.cfg)
     cfg[key] = WRITE_UP[key]
     assert [edit.key for edit in config.silent_edits(cfg)] == [key]
 
 
 def test_stock_value_set_on_a_profile_that_differs_is_silent(demo):
-    cfg = demo.cfg.copy()
+    cfg = copy.deepcopy(demo.cfg)
     cfg.crop_size = (512, 512)  # what the file says; the demo trains on 192 x 192
     assert [edit.key for edit in config.silent_edits(cfg)] == ["crop_size"]
 
 
 def test_names_that_nobody_reads_are_found(published):
-    cfg = published.copy()
+    cfg = copy.deepcopy(published)
     cfg.learning_rate, cfg.my_note = 0.1, "x"
     found = {edit.key: edit.fix for edit in config.silent_edits(cfg)}
     assert set(found) == {"learning_rate", "my_note"} and "set_batch" in found["learning_rate"]
 
 
 def test_edits_with_effect_are_not_reported(published, demo, data):
-    cfg = published.copy()
+    cfg = copy.deepcopy(published)
     cfg.model.decode_head.num_classes = 7
     cfg.train_cfg.max_iters = 5
     cfg.work_dir = "x"
@@ -179,7 +181,7 @@ def test_set_data_says_what_it_looked_for(demo, tmp_path):
 
 
 def test_set_schedule_moves_every_end_and_interval(published):
-    cfg = published.copy()
+    cfg = copy.deepcopy(published)
     cfg.param_scheduler.insert(0, dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=16_000))
     edited = config.set_schedule(cfg, 100, val_interval=25)
     warmup, poly = edited.cfg.param_scheduler
@@ -277,7 +279,7 @@ def test_diff_is_a_tree_with_reasons(published):
     assert list(table.columns) == ["key", "before", "after", "why"] and len(table) == len(diff)
     assert table.set_index("key").loc["param_scheduler.0.end", "after"] == "100"
     assert "param_scheduler.0.end" in diff._repr_html_()
-    assert len(config.config_diff(published, published.copy())) == 0
+    assert len(config.config_diff(published, copy.deepcopy(published))) == 0
 
 
 def test_diff_parts_add_up(published, demo):

@@ -377,6 +377,15 @@ def test_shown_the_same_under_agg_and_inline():
     assert "{'alt': 'class map: person 100 %'}" in outputs[0]
 
 
+def test_borders_between_classes_are_not_smoothed():
+    labels = np.full((31, 37), SKY, np.uint8)
+    labels[:, 20:] = PERSON
+    pixels = drawn(plotting.class_map(labels, legend=False)).reshape(-1, 3)
+    colors, counts = np.unique(pixels, axis=0, return_counts=True)
+    large = {tuple(color) for color, count in zip(colors.tolist(), counts, strict=True) if count > 60}
+    assert large == {PERSON_COLOR, tuple(ade20k_palette().colors[SKY].tolist()), (255, 255, 255)}
+
+
 def test_the_png_of_a_notebook_has_the_colour():
     data, _ = plotting.class_map(np.full((30, 30), PERSON, np.uint8))._repr_mimebundle_()
     pixels = np.array(Image.open(BytesIO(b64decode(data["image/png"]))).convert("RGB"))

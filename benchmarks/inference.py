@@ -88,7 +88,7 @@ def measure_time(profile: str, rounds: int) -> list[dict]:
 
 @click.command()
 @click.option("--profile", default="demo", show_default=True)
-@click.option("--rounds", default=3, show_default=True)
+@click.option("--rounds", default=8, show_default=True)
 @click.option("--stock-limit", default=12.0, show_default=True, help="Largest picture, megapixels, given to mmseg.")
 @click.option("--one", nargs=3, type=str, help="Internal: WAY HEIGHT WIDTH, memory of one picture as JSON.")
 def main(profile: str, rounds: int, stock_limit: float, one: tuple[str, str, str] | None) -> None:

@@ -289,7 +289,7 @@ def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int])
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is on labelled pictures. All parts are 0..1; mmseg's `IoUMetric` prints them as percentages.
+    """How good a model is on labelled pictures. Scores in percent, 0..100, as mmseg's `IoUMetric` gives them.
 
     `miou` is the mean IoU over the classes that occur in truth or prediction, `accuracy` the part of judged pixels that
     are right. `confusion` `(K, K)` int64 counts pixels, truth in rows, prediction in columns, ignore left out.
@@ -347,7 +347,7 @@ def evaluate(model: Any, data: Any, *, limit: int | None = None, progress: bool 
         areas += torch.stack(parts).numpy()
         confusion += confusion_matrix(predicted, truth)
     metrics = IoUMetric.total_area_to_metrics(*torch.from_numpy(areas), metrics=["mIoU"])
-    miou, accuracy = float(np.nanmean(metrics["IoU"])), float(metrics["aAcc"])
+    miou, accuracy = float(np.nanmean(metrics["IoU"]) * 100), float(metrics["aAcc"] * 100)
     return Evaluation(miou, accuracy, _class_table(metrics, areas), confusion, count)
 
 
@@ -669,8 +669,8 @@ def _class_table(metrics: dict, areas: np.ndarray) -> pd.DataFrame:
             "name": [names[i] for i in ids],
             "share": truth[ids] / max(truth.sum(), 1),
             "predicted": areas[2][ids] / max(truth.sum(), 1),
-            "iou": metrics["IoU"][ids],
-            "recall": metrics["Acc"][ids],
+            "iou": metrics["IoU"][ids] * 100,
+            "recall": metrics["Acc"][ids] * 100,
         }
     )
 

@@ -627,7 +627,7 @@ def before_after(
 
 
 def iou_bars(table: Any, other: Any = None, *, names: Sequence[str] = ("", ""), theme: str = "light") -> Picture:
-    """IoU per class as bars, by falling area; with a second table, both side by side.
+    """IoU per class in percent as bars, by falling area; with a second table, both side by side.
 
     Args:
         table: `Evaluation.table`.
@@ -647,14 +647,14 @@ def iou_bars(table: Any, other: Any = None, *, names: Sequence[str] = ("", ""), 
         for k, values in enumerate(rows):
             places = np.arange(len(ids)) + (k - (len(rows) - 1) / 2) * height
             bars = ax.barh(places, np.nan_to_num(values), height, color=colors[k], label=names[k] or None)
-            ax.bar_label(bars, ["-" if np.isnan(v) else f"{v:.2f}" for v in values], fontsize=8, padding=3)
-        ax.set(yticks=range(len(ids)), yticklabels=labels, xlim=(0, 1.08), xlabel="IoU")
+            ax.bar_label(bars, ["-" if np.isnan(v) else f"{v:.0f}" for v in values], fontsize=8, padding=3)
+        ax.set(yticks=range(len(ids)), yticklabels=labels, xlim=(0, 108), xlabel="IoU, percent")
         ax.invert_yaxis()
         ax.margins(y=0.01)
         ax.spines[["top", "right"]].set_visible(False)
         if any(names):
             figure.legend(loc="outside upper right", ncols=2, fontsize=9)
-    figure.alt = "IoU per class: " + ", ".join(f"{n} {v:.2f}" for n, v in zip(labels, rows[-1], strict=True))
+    figure.alt = "IoU per class: " + ", ".join(f"{n} {v:.0f} %" for n, v in zip(labels, rows[-1], strict=True))
     return figure
 
 

@@ -158,6 +158,7 @@ def _decode_bgr(data: bytes) -> np.ndarray:
         raise ValueError("is an empty file: copy or download it again")
     try:
         with Image.open(io.BytesIO(data)) as picture:
+            # the end marker counts: older OpenCV takes half a JPEG for a whole one, Pillow never does
             whole_jpeg = picture.format in ("JPEG", "MPO") and b"\xff\xd9" in data[-64:]
             if whole_jpeg and picture.mode in ("RGB", "L"):
                 image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -183,7 +184,8 @@ def _to_rgb(picture: Image.Image) -> np.ndarray:
 
 def _write(path: Path, data: bytes | np.ndarray) -> list[int]:
     """Write under a temporary name, then rename. Returns size and time stamp."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb", buffering=0) as file:
             file.write(data)
@@ -191,7 +193,7 @@ def _write(path: Path, data: bytes | np.ndarray) -> list[int]:
         os.replace(temporary, path)
         return [status.st_size, status.st_mtime_ns]
     except OSError:
-        temporary.unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 
@@ -533,7 +535,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     """Fresh processes (spawn): forking a notebook's kernel, with its threads, can hang."""
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        pool.submit(os.getpid).result()
+        wait([pool.submit(os.getpid) for _ in range(workers)], return_when=FIRST_COMPLETED).done.pop().result()
     except BrokenProcessPool:
         raise RuntimeError(
             'the worker processes could not start. In a script, call prepare below `if __name__ == "__main__":`, '

@@ -296,6 +296,34 @@ def test_a_damaged_model_is_named_not_believed(picture):
         inference.segment(broken, picture)
 
 
+def solutions() -> dict[str, str]:
+    """The code of the folded solutions of notebook 05, by number."""
+    import re
+
+    import nbformat
+
+    notebook = nbformat.read(Path(__file__).parent.parent / "notebooks" / "05_inference.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return dict(re.findall(r"### Solution (05\.\d)\n.*?```python\n(.*?)```", text, flags=re.S))
+
+
+def test_the_solutions_of_notebook_05_are_right(model, picture):
+    result = inference.segment(model, picture, layers=True)
+    rolled = np.roll(result.label_map, 20, 1)
+    rolled[:40] = 255
+    names = {"np": np, "torch": torch, "result": result, "truth": rolled, "proof": int(result.table["id"][0])}
+    found = solutions()
+    assert set(found) == {"05.1", "05.2", "05.3"}
+    exec(found["05.1"], names)
+    matrix, proof = inference.confusion_matrix(result.label_map, rolled), names["proof"]
+    union = matrix[proof].sum() + matrix[:, proof].sum() - matrix[proof, proof]
+    assert 0 < names["my_iou"] == pytest.approx(matrix[proof, proof] / union)
+    exec(found["05.2"], names)
+    assert names["all_probabilities"].shape == (20, 151)
+    exec(found["05.3"], names)
+    assert names["layer"] is result.layers[0]
+
+
 # ----------------------------------------------------------------------------------------------------------- load
 
 
@@ -326,6 +354,45 @@ def test_load_refuses_half_a_model(model, tmp_path):
     torch.save({"state_dict": state}, path)
     with pytest.raises(ValueError, match=r"half\.pth.*cls_embed"):
         inference.load(base_config("demo"), path, "cpu")
+
+
+def test_load_finetuned_takes_only_what_fits(model, tmp_path):
+    assert inference.load_finetuned(tmp_path / "nothing") is None
+    folder = tmp_path / "finetune"
+    folder.mkdir()
+    base_config("demo").dump(str(folder / "config.py"))
+    for step, factor in ((5, 1.0), (12, 2.0)):
+        state = {**model.state_dict(), "decode_head.cls_embed.bias": torch.full((151,), factor)}
+        torch.save({"state_dict": state}, folder / f"iter_{step}.pth")
+    found = inference.load_finetuned(folder, "demo", "cpu")
+    assert (found.decode_head.cls_embed.bias == 2).all(), "the newest checkpoint, by steps and not by name"
+    assert inference.load_finetuned(folder, "ade20k", "cpu") is None, "a demo model is not the R50"
+
+
+def test_load_profile_takes_the_shipped_weights():
+    shipped = inference.load_profile("demo", device="cpu")
+    assert shipped.decode_head.num_queries == 20 and not shipped.training
+    with pytest.raises(ValueError, match="expected a profile"):
+        inference.load_profile("huge")
+
+
+def test_the_shipped_weights_see_a_day_scene_in_the_right_colours(tmp_path):
+    """From drawn scene to picture, with nothing random: most pixels right, and person (150, 5, 61) wherever it is."""
+    from m2f_helpers.plotting import side_by_side
+    from m2f_helpers.scenes import draw_scene
+
+    shipped = inference.load_profile("demo", device="cpu")
+    scenes = (draw_scene(seed, "day", [384, 384]) for seed in range(40_000, 40_060))
+    scene = next(scene for scene in scenes if (scene.label_map == 13).mean() > 0.02)  # person on disk
+    Image.fromarray(scene.image).save(tmp_path / "scene.png")
+    truth = scene.label_map - np.uint8(1)
+    for source in (tmp_path / "scene.png", Image.fromarray(scene.image), scene.image):
+        result = inference.segment(shipped, source)
+        assert (result.label_map == truth)[truth != 255].mean() > 0.7
+        person = (result.label_map == 12) & (truth == 12)
+        assert person.sum() > 0.3 * (truth == 12).sum()
+        figure = side_by_side(result.image, result.label_map, truth)
+        assert (figure.axes[1].images[0].get_array()[person] == (150, 5, 61)).all()
 
 
 @pytest.mark.parametrize(
@@ -446,8 +513,8 @@ def test_evaluate_is_mmsegs_metric(model, labelled, monkeypatch):
         sample = {"pred_sem_seg": {"data": torch.tensor(predicted)}, "gt_sem_seg": {"data": torch.tensor(truth)}}
         metric.process({}, [sample])
     expected = metric.evaluate(2)
-    assert 100 * result.miou == pytest.approx(expected["mIoU"], abs=0.006) and 0.05 < result.miou < 1
-    assert 100 * result.accuracy == pytest.approx(expected["aAcc"], abs=0.006)
+    assert result.miou == pytest.approx(expected["mIoU"], abs=0.006) and 5 < result.miou < 100
+    assert result.accuracy == pytest.approx(expected["aAcc"], abs=0.006)
     assert result.pictures == 2
 
 
@@ -457,7 +524,7 @@ def test_evaluation_table_shows_present_classes_only_and_confusions_count_pixels
     assert (result.table["share"] + result.table["predicted"] > 0).all()
     assert np.nanmean(result.table["iou"]) == pytest.approx(result.miou)
     wrong = result.confusion.sum() - np.trace(result.confusion)
-    assert result.accuracy == pytest.approx(1 - wrong / result.confusion.sum())
+    assert result.accuracy == pytest.approx(100 * (1 - wrong / result.confusion.sum()))
     first = result.confusions(3).iloc[0]
     truth, predicted = ade20k_palette().id_of(first["truth"]), ade20k_palette().id_of(first["predicted"])
     assert first["pixels"] == result.confusion[truth, predicted] and truth != predicted

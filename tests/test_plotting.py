@@ -313,11 +313,11 @@ def test_errors_by_confidence_counts(truth):
 def test_iou_bars_match_classes_by_id():
     import pandas as pd
 
-    one = pd.DataFrame({"id": [2, 12], "iou": [0.9, 0.5]})
-    two = pd.DataFrame({"id": [12, 0], "iou": [0.75, 0.1]})
+    one = pd.DataFrame({"id": [2, 12], "iou": [90.0, 50.0]})
+    two = pd.DataFrame({"id": [12, 0], "iou": [75.0, 10.0]})
     figure = plotting.iou_bars(one, two, names=("before", "after"))
     widths = [bar.get_width() for bar in figure.axes[0].patches]
-    assert widths == [0.9, 0.5, 0.0, 0.75]
+    assert widths == [90, 50, 0, 75]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["sky", "person"]
 
 
@@ -375,6 +375,15 @@ def test_shown_the_same_under_agg_and_inline():
         outputs.append(done.stdout)
     assert len(set(outputs)) == 1 and "['image/png', 'text/plain'] class map: person 100 % True" in outputs[0]
     assert "{'alt': 'class map: person 100 %'}" in outputs[0]
+
+
+def test_borders_between_classes_are_not_smoothed():
+    labels = np.full((31, 37), SKY, np.uint8)
+    labels[:, 20:] = PERSON
+    pixels = drawn(plotting.class_map(labels, legend=False)).reshape(-1, 3)
+    colors, counts = np.unique(pixels, axis=0, return_counts=True)
+    large = {tuple(color) for color, count in zip(colors.tolist(), counts, strict=True) if count > 60}
+    assert large == {PERSON_COLOR, tuple(ade20k_palette().colors[SKY].tolist()), (255, 255, 255)}
 
 
 def test_the_png_of_a_notebook_has_the_colour():

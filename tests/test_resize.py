@@ -87,10 +87,9 @@ def test_nearest_takes_the_pixel_below_the_center():
 
 def test_pictures_are_averaged_not_sampled():
     stripes = np.zeros((64, 64, 3), np.uint8)
-    stripes[:, ::2] = 255
-    assert set(np.unique(resize_image(stripes, [16, 16]))) <= {127, 128}
-    tall = resize_image(stripes, [128, 16])  # shrinks one side, enlarges the other
-    assert np.abs(tall.astype(int) - 127.5).max() <= 1
+    stripes[:, ::4] = 255  # one bright column in four: the mean is 64, and a filter that samples between finds 0
+    assert set(np.unique(resize_image(stripes, [16, 16]))) == {64}
+    assert set(np.unique(resize_image(stripes, [128, 16]))) == {64}  # shrinks one side, enlarges the other
 
 
 def test_picture_and_label_map_stay_aligned():
@@ -298,16 +297,15 @@ def test_exit_status_and_text_of_the_command(tmp_path):
     assert "does not exist" in missing.output
 
 
-def test_a_worker_that_dies_is_named_and_the_rest_goes_on(tmp_path, drawn, monkeypatch):
-    report = prepare(drawn, tmp_path / "dst", [32, 32], workers=2)
-    assert report.pairs == 24
+def test_a_worker_that_dies_is_named_and_the_rest_goes_on(tmp_path, drawn):
+    report = prepare(drawn, tmp_path / "dst", [32, 32])
     jobs, _ = resize._make_jobs(drawn, tmp_path / "dst", report.settings)
-    deadly = resize._Job(
-        "training", _Deadly("killer", jobs[0].pair.image, jobs[0].pair.label), tmp_path, report.settings
-    )
-    results = list(resize._find_killer([*jobs[:2], deadly], 1, suspects=3))
-    assert ["errors" in result for result in results] == [False, False, True]
-    assert results[2]["errors"][0][1] == "worker-died"
+    killer = _Deadly("killer", jobs[0].pair.image, jobs[0].pair.label)
+    deadly = resize._Job("training", killer, tmp_path, report.settings)
+    results = {result["key"]: result for result in resize._run_pool([*jobs[:4], deadly, *jobs[4:6]], 2)}
+    assert len(results) == 7
+    assert [key for key, result in results.items() if "errors" in result] == ["training/killer"]
+    assert results["training/killer"]["errors"][0][1] == "worker-died"
 
 
 class _Deadly(resize.ade20k.Pair):
@@ -428,6 +426,26 @@ def test_unfinished_line_of_the_manifest_is_harmless(drawn, undisturbed, tmp_pat
     manifest.write_bytes(manifest.read_bytes()[:-100])
     assert prepare(drawn, dst, [128, 128]).written == 1
     assert files(dst) == undisturbed
+
+
+def test_a_file_has_its_final_name_only_when_it_is_complete(tmp_path, monkeypatch):
+    src, dst = add(tmp_path / "src", "a"), tmp_path / "dst"
+
+    def die(source, target):  # as a process killed just before the rename
+        if str(target).endswith((".jpg", ".png")):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    rename = os.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(src, dst, [32, 32])
+    assert [path for path in dst.glob("*/*/*") if not path.name.startswith(".")] == []
+    leftover = next(dst.glob("*/*/.*.part"))
+    leftover.rename(leftover.with_name(".a.jpg.999999999.part"))  # of a process that is no more
+    assert prepare(src, dst, [32, 32]).written == 1
+    assert list(dst.glob("*/*/.*")) == []
 
 
 def test_destination_with_other_files_is_refused(drawn, tmp_path):

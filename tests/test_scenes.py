@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from m2f_helpers import cli, scenes
+from m2f_helpers import cli, scene_stage, scenes
 from m2f_helpers.ade20k import list_pairs
 from m2f_helpers.palette import ade20k_palette
 
@@ -51,7 +51,7 @@ def test_pictures_show_enough_but_not_more_classes_than_twenty_queries(many):
 
 def test_the_same_seed_gives_the_same_pixels():
     first = scenes.draw_scene(7)
-    scenes._textures.cache_clear()
+    scene_stage.textures.cache_clear()
     again = scenes.draw_scene(7)
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.label_map, again.label_map)

@@ -454,7 +454,7 @@ _RULES = """
 
 
 def _style() -> str:
-    """Colours by the reader's system, overruled by JupyterLab's and Colab's own switch."""
+    """Colours by the reader's system, overruled by the own switch of JupyterLab, Colab and VS Code."""
     both = ".m2f-src,.m2f-index"
 
     def themed(prefix: str, colours: str) -> str:
@@ -463,5 +463,6 @@ def _style() -> str:
     return (
         f"<style>{both}{{{_LIGHT}}}@media(prefers-color-scheme:dark){{{both}{{{_DARK}}}}}"
         f"{themed('[data-jp-theme-light=true]', _LIGHT)}{themed('[data-jp-theme-light=false]', _DARK)}"
-        f"{themed('html[theme=dark]', _DARK)}{themed('html[theme=light]', _LIGHT)}{_RULES}</style>"
+        f"{themed('html[theme=dark]', _DARK)}{themed('html[theme=light]', _LIGHT)}"
+        f"{themed('.vscode-dark', _DARK)}{themed('.vscode-light', _LIGHT)}{_RULES}</style>"
     )

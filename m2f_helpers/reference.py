@@ -19,6 +19,7 @@ import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compi
 import mmseg  # isort: skip
 import mmseg.models  # isort: skip
 import numpy as np
+import pandas as pd
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -53,6 +54,14 @@ class Evidence:
     macs_by_operation: dict[str, float] = field(default_factory=dict)
     prediction: dict[str, Any] = field(default_factory=dict)
     running_mean_moved: bool = False
+
+    def loss_table(self) -> pd.DataFrame:
+        """The losses as a table: a row per prediction, the columns class, mask and Dice, weights included."""
+        layers = sum(name.endswith("loss_cls") for name in self.losses) - 1
+        prefixes = [*(f"decode.d{layer}." for layer in range(layers)), "decode."]
+        rows = [[self.losses[f"{prefix}loss_{kind}"] for kind in ("cls", "mask", "dice")] for prefix in prefixes]
+        names = ["before layer 1", *(f"after layer {layer}" for layer in range(1, layers + 1))]
+        return pd.DataFrame(rows, index=names, columns=["class", "mask", "Dice"])
 
 
 def r50_config() -> Config:

@@ -535,7 +535,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     """Fresh processes (spawn): forking a notebook's kernel, with its threads, can hang."""
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        pool.submit(os.getpid).result()
+        wait([pool.submit(os.getpid) for _ in range(workers)], return_when=FIRST_COMPLETED).done.pop().result()
     except BrokenProcessPool:
         raise RuntimeError(
             'the worker processes could not start. In a script, call prepare below `if __name__ == "__main__":`, '

@@ -244,7 +244,7 @@ def test_pages_have_light_and_dark_colours():
     page = anatomy.annotated_source(head_forward()).data
     for switch in ("prefers-color-scheme:dark", "[data-jp-theme-light=false]", "html[theme=dark]"):
         assert switch in page
-    assert page.count("--ground:#ffffff") == 3 and page.count("--ground:#16191d") == 3
+    assert page.count("--ground:#ffffff") == 4 and page.count("--ground:#16191d") == 4
 
 
 def contrast(first: str, second: str) -> float:

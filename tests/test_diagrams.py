@@ -107,10 +107,10 @@ def test_sampling_points_are_drawn_at_their_places(trained):
 
 
 def test_network_input_is_normalised_and_padded(trained):
-    grey = np.full((50, 70, 3), 128, np.uint8)
-    inputs = diagrams.network_input(trained, grey)
+    orange = np.full((50, 70, 3), (200, 128, 50), np.uint8)
+    inputs = diagrams.network_input(trained, orange)
     assert inputs.shape == (1, 3, 64, 96)
-    assert inputs[0, :, 0, 0].tolist() == pytest.approx([0.0741, 0.2052, 0.4265], abs=1e-3)  # RGB, not BGR
+    assert inputs[0, :, 0, 0].tolist() == pytest.approx([1.307, 0.2052, -0.933], abs=1e-3)  # RGB, not BGR
     assert not inputs[0, :, 50:].any() and not inputs[0, :, :, 70:].any()
 
 

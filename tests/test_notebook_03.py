@@ -40,6 +40,10 @@ def hand() -> ModuleType:
     return module
 
 
+def test_apart_is_the_largest_difference(hand):
+    assert hand.apart(torch.tensor([1.0, 5.0]), torch.tensor([1.5, 3.0])) == 2.0
+
+
 def test_reading_between_cells(hand):
     grid = torch.tensor([[[0.0], [1.0]], [[2.0], [3.0]]])
     assert hand.read_between(grid, 0.5, 0.5).item() == 1.5

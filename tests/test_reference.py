@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from m2f_helpers import reference
@@ -44,6 +45,14 @@ def test_evidence_is_of_a_whole_step(evidence):
     assert evidence.prediction["logits"] == (150, 512, 512)
     assert len(evidence.attention_masks) == 18 and len(evidence.layer_order) == 12
     assert sum(evidence.macs_by_operation.values()) == evidence.macs["Global"]
+
+
+def test_loss_table_has_a_row_per_prediction(evidence):
+    table = evidence.loss_table()
+    assert table.shape == (10, 3) and list(table.columns) == ["class", "mask", "Dice"]
+    assert table.loc["before layer 1", "mask"] == evidence.losses["decode.d0.loss_mask"]
+    assert table.loc["after layer 9", "Dice"] == evidence.losses["decode.loss_dice"]
+    assert table.to_numpy().sum() == pytest.approx(evidence.total, rel=1e-5)
 
 
 def test_run_is_made_once(evidence):

@@ -94,6 +94,16 @@ def inner_failure(array):
     raise KeyError(copied.shape)
 
 
+def tried_again(array):
+    """Keeps its old value when the new one cannot be computed."""
+    value = array
+    try:
+        value = inner_failure(array)
+    except KeyError:
+        value = value[:1]
+    return value
+
+
 def recursive(depth, array):
     """Two calls of one function at the same time."""
     here = np.zeros(depth)
@@ -175,6 +185,13 @@ def test_an_exception_that_is_caught_one_level_up():
     assert record["swallowed"].shapes("found = array") == [(2,)]
     assert record["swallowed"].shapes("return found") == [(2,)]
     assert record["swallowed"].texts("return inner_failure") == []
+
+
+def test_a_line_that_raised_assigned_nothing():
+    found = trace(tried_again, np.zeros(3))
+    failed = found.source.line_of("value = inner_failure(array)")
+    assert found.count(failed) == 1 and failed not in found.seen
+    assert found.shapes("return value") == [(1,)]
 
 
 def test_recursion():

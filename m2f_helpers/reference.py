@@ -30,6 +30,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
 
 from m2f_helpers.mmcv_ops import pytorch_attention
 from m2f_helpers.tracing import ShapeRecord, record_shapes
@@ -137,8 +138,8 @@ def trace_run(config: Config, model: nn.Module, batch: dict[str, list[Any]], see
 
     def run(model: nn.Module) -> None:
         with _seeded(seed), pytorch_attention(), _watching(evidence):
-            _train_step(model, batch, evidence)
-            _predict(model, batch, evidence)
+            for step in tqdm([_train_step, _predict], desc="training step, prediction", leave=False):
+                step(model, batch, evidence)
 
     from m2f_helpers.anatomy import covered_functions, uncovered_relatives
 

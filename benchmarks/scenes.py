@@ -1,4 +1,4 @@
-"""How many scenes of 512 x 512 one core draws per second of its time; the bar is 40. Best of five rounds, after a warm-up.
+"""How many scenes of 512 x 512 a core draws per second of its time; bar: 40. Best of five rounds, after a warm-up.
 
 python benchmarks/scenes.py
 """

@@ -1,7 +1,8 @@
 """The first batch and the first loss, looked at before anything is trained. Taught in notebook 04.
 
-Most mistakes in data can be seen in one batch: a label map that does not lie on its picture, colours in the wrong order, classes that
-are off by one. And most mistakes in a model show in its very first loss, which can be predicted with a pencil.
+Most mistakes in data can be seen in one batch: a label map that does not lie on its picture, colours in the wrong
+order, classes that are off by one. And most mistakes in a model show in its very first loss, which can be predicted
+with a pencil.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Batch:
     """One training batch, the way the model gets it.
 
     `inputs` is what enters the network: `(B, 3, H, W)` float, RGB, normalised. `images` shows the same pixels with the
-    normalisation undone: `(B, H, W, 3)` uint8 RGB. `label_maps` is `(B, H, W)` uint8, class ids in memory, 255 = ignore.
+    normalisation undone: `(B, H, W, 3)` uint8 RGB. `label_maps` is `(B, H, W)` uint8, class ids in memory, 255 =
+    ignore.
     """
 
     inputs: Tensor
@@ -87,7 +89,8 @@ def first_losses(model: Any, batch: Batch) -> dict[str, float]:
         model: from `build_model`. Its running statistics are left as they are.
         batch: from `first_batch`.
 
-    Returns: one number per kind of loss (class, mask, Dice) and prediction (before the first decoder layer, and after each).
+    Returns: one number per kind of loss (class, mask, Dice) and prediction (before the first decoder layer, and after
+        each).
     """
     training, state = model.training, {name: value.clone() for name, value in model.named_buffers()}
     model.train()
@@ -102,8 +105,9 @@ def first_losses(model: Any, batch: Batch) -> dict[str, float]:
 def predicted_losses(source: Config | Edited, batch: Batch) -> dict[str, float]:
     """What each kind of loss should be at the start, worked out by hand for a model that knows nothing.
 
-    All classes are equally likely, so the class loss is the logarithm of their number; all masks are one half everywhere, so the mask
-    loss is the logarithm of 2, and the Dice loss follows from the size of the true masks. Times the weights in the config.
+    All classes are equally likely, so the class loss is the logarithm of their number; all masks are one half
+    everywhere, so the mask loss is the logarithm of 2, and the Dice loss follows from the size of the true masks. Times
+    the weights in the config.
 
     Returns: `"cls"`, `"mask"`, `"dice"`: value of one term; `"terms"`: number of terms; `"total"`: sum of all of them.
     """

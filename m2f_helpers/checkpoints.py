@@ -146,7 +146,8 @@ def start_weights(choice: str | Path, name: str) -> Path | None:
 
     Args:
         choice: a file, `"random"`, or empty for the profile's own.
-        name: the profile's `weights`: the shipped ones, or a config in mmseg's metafile (fetched when they are not there).
+        name: the profile's `weights`: the shipped ones, or a config in mmseg's metafile (fetched when they are not
+            there).
 
     Returns: path of a file; None for random weights.
     """

@@ -403,7 +403,7 @@ def set_schedule(
     values: dict[str, Any] = {
         "train_cfg.max_iters": iterations,
         "train_cfg.val_interval": interval,
-        "default_hooks.checkpoint.interval": max(1, min(interval, iterations // 4)),
+        "default_hooks.checkpoint.interval": min(interval, max(25, iterations // 4)),
         "default_hooks.checkpoint.max_keep_ckpts": 2,
         "default_hooks.logger.interval": log_interval or max(1, iterations // 20),
     }

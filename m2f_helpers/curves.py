@@ -44,7 +44,8 @@ def plot_class_iou(before: pd.DataFrame, after: pd.DataFrame, theme: str = "ligh
     """IoU per class before and after, for the classes that the true label maps hold.
 
     Args:
-        before, after: `inference.Evaluation.table`: columns `id`, `name`, `share` (of the true pixels, 0..1), `iou` (percent).
+        before, after: `inference.Evaluation.table`: columns `id`, `name`, `share` (of the true pixels, 0..1), `iou`
+            (percent).
         theme: `"light"` or `"dark"`.
 
     Returns: the figure; classes by falling share.

@@ -548,8 +548,8 @@ def _watch_attention(head: Any, wanted: bool) -> Iterator[list[Tensor]]:
     def note(module: Any, args: tuple, kwargs: dict) -> None:
         seen.append(kwargs["cross_attn_mask"].detach().clone())
 
-    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in head.transformer_decoder.layers]
-    hooks = hooks if wanted else [hook.remove() for hook in hooks] and []
+    layers = head.transformer_decoder.layers if wanted else []
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
     try:
         yield seen
     finally:

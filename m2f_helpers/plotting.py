@@ -496,7 +496,7 @@ def query_grid(result: Any, limit: int = 8, *, columns: int = 4, theme: str = "l
     """
     chosen = result.queries[:limit]
     pictures = [spotlight(result.image, result.query_mask(query.index)) for query in chosen]
-    titles = [f"query {q.index}: {q.name} {q.score:.2f}\nowns {percent(q.share)}" for q in chosen]
+    titles = [f"query {q.index}, owns {percent(q.share)}\n{_short(q.name)} {q.score:.2f}" for q in chosen]
     figure = panels(pictures, titles, columns=columns, theme=theme)
     return _small_titles(figure, "Queries: " + "; ".join(text.replace("\n", ", ") for text in titles))
 
@@ -514,7 +514,7 @@ def query_life(result: Any, query: int, *, columns: int | None = None, theme: st
     for i, layer in enumerate(result.layers):
         name, score = _best_class(layer.class_logits[query])
         pictures.append(spotlight(result.image, result.query_mask(query, i)))
-        titles.append(f"{_when(i)}\n{name} {score:.2f}")
+        titles.append(f"{_when(i)}\n{_short(name, 13)} {score:.2f}")
     figure = panels(pictures, titles, columns=columns or (4 if len(pictures) <= 4 else 5), theme=theme)
     return _small_titles(figure, f"Query {query}: " + "; ".join(text.replace("\n", ", ") for text in titles))
 
@@ -535,7 +535,7 @@ def queries_by_layer(result: Any, limit: int = 4, *, columns: int = 4, theme: st
         for i in steps:
             name, score = _best_class(result.layers[i].class_logits[query.index])
             pictures.append(spotlight(result.image, result.query_mask(query.index, i)))
-            titles.append(f"query {query.index}, {_when(i)}\n{name} {score:.2f}")
+            titles.append(f"query {query.index}, {_when(i)}\n{_short(name)} {score:.2f}")
     figure = panels(pictures, titles, columns=len(steps), theme=theme)
     return _small_titles(figure, "; ".join(text.replace("\n", ", ") for text in titles))
 
@@ -560,17 +560,18 @@ def attention(result: Any, query: int, *, columns: int = 3, theme: str = "light"
     return _small_titles(figure, f"Attention of query {query}: " + "; ".join(t.replace("\n", " ") for t in titles))
 
 
-def attention_narrowing(result: Any, *, theme: str = "light") -> Picture:
-    """Part of the picture that each query may look at, layer by layer; queries that own something in colour.
+def attention_narrowing(result: Any, limit: int = 14, *, theme: str = "light") -> Picture:
+    """Part of the picture that each query may look at, layer by layer; those that own at least 1 % in colour.
 
     Args:
         result: an `inference.Segmentation` made with `layers=True`.
+        limit: at most this many in colour, the largest.
         theme: `"light"` or `"dark"`.
     """
     layers = range(1, len(result.layers))
-    used = [query for query in result.queries if query.share >= 0.01]
+    used = [query for query in result.queries if query.share >= 0.01][:limit]
     with style(theme):
-        figure = Picture(figsize=(WIDTH, 3.2), dpi=DPI, layout="constrained")
+        figure = Picture(figsize=(WIDTH, max(3.2, 0.6 + 0.2 * (len(used) + 1))), dpi=DPI, layout="constrained")
         ax = figure.subplots()
         for query in result.queries[::-1]:
             shares = [float(result.allowed(query.index, layer).mean()) for layer in layers]
@@ -578,7 +579,7 @@ def attention_narrowing(result: Any, *, theme: str = "light") -> Picture:
                 ax.plot(layers, shares, color="0.6", lw=0.8, zorder=1)
                 continue
             number = used.index(query)
-            text = f"{query.index}: {query.name}"
+            text = f"{query.index}: {_short(query.name)}"
             dash = ["-", "--", ":"][number // 10 % 3]
             ax.plot(layers, shares, dash, marker="o", color=f"C{number % 10}", lw=2, label=text, zorder=2)
         ax.set(xlabel="decoder layer", ylabel="part of the picture allowed", ylim=(0, 1.03), xticks=list(layers))
@@ -586,7 +587,7 @@ def attention_narrowing(result: Any, *, theme: str = "light") -> Picture:
         handles, texts = ax.get_legend_handles_labels()
         if len(used) < len(result.queries):
             handles.insert(0, Line2D([], [], color="0.6", lw=0.8))
-            texts.insert(0, "own less than 1 %")
+            texts.insert(0, "the others")
         handles, texts = handles[::-1], texts[::-1]
         figure.legend(handles, texts, loc="outside right upper", fontsize=8.5, title="query: class", title_fontsize=8.5)
     means = [np.mean([result.allowed(q.index, layer).mean() for q in used]) for layer in layers]
@@ -805,6 +806,10 @@ def _best_class(class_logits: Any) -> tuple[str, float]:
     """Name and probability of the best class of one query, "no object" left out; `class_logits` `(K + 1,)` tensor."""
     score, best = class_logits.softmax(-1)[:-1].max(-1)
     return ade20k_palette().names[int(best)], float(score)
+
+
+def _short(name: str, limit: int = 18) -> str:
+    return name if len(name) <= limit else name[: limit - 2].rstrip() + ".."
 
 
 def _when(prediction: int) -> str:

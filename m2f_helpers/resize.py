@@ -32,7 +32,7 @@ import psutil
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from m2f_helpers import ade20k, scenes
+from m2f_helpers import ade20k
 from m2f_helpers.labels import IGNORE, LabelProblem, check_ids, check_sizes, count_ids, read_label
 from m2f_helpers.palette import NUM_CLASSES, ade20k_palette
 from m2f_helpers.pictures import read_image
@@ -694,8 +694,10 @@ def prepared_data(
 
     Raises: ValueError if no pair can be used; FileNotFoundError if `data_dir` is no data set.
     """
+    from m2f_helpers.scenes import make_scenes  # here, so that the workers of `prepare` start without it
+
     out_dir = Path(out_dir)
-    source = Path(data_dir) if data_dir else scenes.make_scenes(out_dir / "scenes", train, val, domain)
+    source = Path(data_dir) if data_dir else make_scenes(out_dir / "scenes", train, val, domain)
     report = prepare(source, out_dir / "prepared", size, mode)
     if not report.pairs:
         raise ValueError(f"{source} holds no pair that can be used: {report}")

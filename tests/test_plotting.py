@@ -292,7 +292,7 @@ def test_alt_text_comes_from_the_numbers(image, prediction, truth):
 
 def test_query_figures_speak_of_the_query(image):
     result = Result(image)
-    assert "query 1: person 0.97, owns 60 %" in plotting.query_grid(result).alt
+    assert "query 1, owns 60 %, person 0.97" in plotting.query_grid(result).alt
     life = plotting.query_life(result, 1)
     assert len(life.axes) == 4 and "after layer 3, person 0.99" in life.alt
     lit = life.axes[0].images[0].get_array()
@@ -344,6 +344,28 @@ def test_nothing_is_cut_off(gallery):
     for name, array in pixels.items():
         border = np.concatenate([array[0], array[-1], array[:, 0], array[:, -1]])
         assert (border == array[0, 0]).all(), f"{name} touches the border of the figure"
+
+
+def test_long_names_and_many_queries_fit(image):
+    result = Result(image)
+    name = max(ade20k_palette().names, key=len)
+    result.queries = [Query(i % 3, name, 0.5, 0.025) for i in range(40)]
+    logits = torch.full((3, 151), -5.0)
+    logits[:, ade20k_palette().names.index(name)] = 5.0
+    result.layers = [Layer(logits, torch.tensor([False] * 3)) for _ in range(10)]
+    figures = [
+        plotting.query_grid(result),
+        plotting.query_life(result, 1),
+        plotting.queries_by_layer(result),
+        plotting.attention_narrowing(result),
+    ]
+    for figure in figures:
+        pixels = drawn(figure)
+        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        assert (border == 255).all()
+        boxes = [ax.title.get_window_extent() for ax in figure.axes if ax.get_title()]
+        for first, second in zip(boxes, boxes[1:], strict=False):
+            assert second.x0 > first.x1 or second.y1 < first.y0, "two titles overlap"
 
 
 def test_pyplot_knows_nothing_of_the_figures(image, prediction, truth):

@@ -1,0 +1,30 @@
+"""Run by torchrun in test_training.py: `m2f train` on two processes, each of which writes down its weights at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from m2f_helpers.quiet import quiet
+
+quiet()
+
+import torch  # noqa: E402
+
+from m2f_helpers import training  # noqa: E402
+from m2f_helpers.cli import main  # noqa: E402
+
+torch.set_num_threads(1)
+out, regular = Path(sys.argv[1]), training._run
+
+
+def and_write(runner, hooks):
+    stopped = regular(runner, hooks)
+    state = {name: value for name, value in runner.model.module.named_parameters()}
+    torch.save({name: value.detach() for name, value in state.items()}, out / f"rank{os.environ['RANK']}.pt")
+    return stopped
+
+
+training._run = and_write
+main(sys.argv[2:])

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pooch
 import psutil
 from tqdm.auto import tqdm
 
@@ -223,6 +222,8 @@ def _addresses(urls: Sequence[str] | None) -> list[str]:
 
 
 def _check_local(path: Path, sha256: str | None) -> Path:
+    import pooch  # here, so that the workers of `prepare` start without it
+
     if not path.is_file():
         raise FileNotFoundError(f"the archive {path} does not exist")
     if not zipfile.is_zipfile(path):
@@ -241,6 +242,8 @@ def _explain_wrong_archive(path: Path) -> str:
 
 def _download(root: Path, urls: Sequence[str], sha256: str | None, retries: int) -> Path:
     """The archive, from the first address that delivers the right bytes."""
+    import pooch
+
     reasons = []
     downloader = _ResumingDownloader(root / f"{FOLDER}.zip.part", retries)
     for url in urls:

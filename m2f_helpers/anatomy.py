@@ -186,11 +186,11 @@ def stale_comments(record: ShapeRecord, sizes: dict[str, int] | None = None) -> 
 
     Args:
         record: of a real run.
-        sizes: what the names in the comments stand for; default: those of the published model and one image.
+        sizes: what the names in the comments stand for; default: batch size and number of queries of the run.
 
     Returns: one entry per line; judged are the number of dimensions and the positions of the names in `sizes`.
     """
-    sizes = sizes or {"batch_size": 1, "bs": 1, "num_queries": 100}
+    sizes = _sizes(record) if sizes is None else sizes
     found = []
     for entry in covered():
         if entry.name in record:
@@ -213,8 +213,8 @@ def annotated_source(function: Any, record: ShapeRecord | None = None) -> HTML:
 def annotated_text(function: Any, record: ShapeRecord | None = None) -> str:
     """The same as plain text: line number, runs, source; shapes and notes below. `-` marks lines that did not run."""
     source, trace, notes = _parts(plain_function(function), record)
-    rows = [f"{source.module}.{source.name}" + (f", called {trace.calls} times" if trace else "")]
-    for row in _rows(source, trace, notes):
+    rows = [f"{source.module}.{source.name}" + (f", calls: {trace.calls}" if trace else "")]
+    for row in _rows(source, trace, notes, _sizes(record or ShapeRecord({}))):
         mark = "-" if row.idle else " "
         rows.append(f"{row.line:5d} {row.times:>5} {mark} {row.code}")
         indent = " " * (14 + len(row.code) - len(row.code.lstrip()))
@@ -298,8 +298,10 @@ def _parts(
     return source, trace, by_line
 
 
-def _rows(source: FunctionSource, trace: FunctionTrace | None, notes: dict[int, list[Note]]) -> list[_Row]:
-    stale = {entry.line: entry for entry in (_stale(source.name, trace, _sizes(trace)) if trace else [])}
+def _rows(
+    source: FunctionSource, trace: FunctionTrace | None, notes: dict[int, list[Note]], sizes: dict[str, int]
+) -> list[_Row]:
+    stale = {entry.line: entry for entry in (_stale(source.name, trace, sizes) if trace else [])}
     rows = []
     for line, code in enumerate(source.lines, source.first):
         statement = source.statements.get(line)
@@ -309,7 +311,7 @@ def _rows(source: FunctionSource, trace: FunctionTrace | None, notes: dict[int, 
                 line=line,
                 code=code,
                 times=f"{trace.count(line)}x" if trace and statement and first and trace.count(line) else "",
-                idle=bool(trace and statement and not trace.count(line)),
+                idle=bool(trace and _idle(trace, line)),
                 shapes=_shape_texts(trace.seen.get(line, {})) if trace and first else (),
                 warnings=(f"the comment above says {stale[line].says}",) if line in stale else (),
                 notes=tuple(notes.get(line, [])),
@@ -317,6 +319,14 @@ def _rows(source: FunctionSource, trace: FunctionTrace | None, notes: dict[int, 
             )
         )
     return rows
+
+
+def _idle(trace: FunctionTrace, line: int) -> bool:
+    """True for lines of statements that never ran, and for an `else:` whose branch did not."""
+    statements, text = trace.source.statements, trace.source.lines[line - trace.source.first].strip()
+    if text in ("else:", "finally:") and line not in statements:
+        line = min((number for number in statements if number > line), default=line)
+    return line in statements and not trace.count(line)
 
 
 def _shape_texts(seen: dict[str, list[Seen]]) -> tuple[str, ...]:
@@ -331,8 +341,17 @@ def _shape_texts(seen: dict[str, list[Seen]]) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _sizes(trace: FunctionTrace | None) -> dict[str, int]:
-    return {"batch_size": 1, "bs": 1, "num_queries": 100}
+def _sizes(record: ShapeRecord) -> dict[str, int]:
+    """What `batch_size` and `num_queries` were in a run, as the covered functions themselves computed them."""
+    found = {}
+    for name, function, line in (
+        ("batch_size", "Mask2FormerHead.forward", "batch_size = x[0].shape[0]"),
+        ("num_queries", "mask2former_head.Mask2FormerHead._get_targets_single", "num_queries = cls_score.shape[0]"),
+    ):
+        texts = next((trace.texts(line) for key, trace in record.items() if key.endswith(function)), [])
+        if texts:
+            found[name] = int(texts[0])
+    return found
 
 
 def _stale(name: str, trace: FunctionTrace, sizes: dict[str, int]) -> list[StaleComment]:
@@ -355,7 +374,7 @@ def _shape_comment(source: FunctionSource, statement: Statement) -> list[str] | 
         block.insert(0, source.lines[line - source.first].strip("# "))
         line -= 1
     shapes = re.findall(r"\(([^()]*,[^()]*)\)", " ".join(block))
-    if not shapes or "..." in shapes[-1] or "shape" not in " ".join(block):
+    if not shapes or re.search(r"\.\.\.|\[", shapes[-1]) or "shape" not in " ".join(block):
         return None
     return [part.strip() for part in shapes[-1].split(",") if part.strip()]
 
@@ -373,13 +392,13 @@ def _note_text(note: Note) -> str:
 def _html(function: Any, record: ShapeRecord | None) -> str:
     source, trace, notes = _parts(function, record)
     coloured = highlight("\n".join(source.lines), PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).split("\n")
-    rows = _rows(source, trace, notes)
+    rows = _rows(source, trace, notes, _sizes(record or ShapeRecord({})))
     body, docstring = [], []
     for row, code in zip(rows, coloured, strict=False):
         (docstring if row.docstring else body).append(_row_html(row, code, permalink(source, row.line)))
         if row.line == source.docstring[1]:
             body.append(f"<details><summary>docstring, {len(docstring)} lines</summary>{''.join(docstring)}</details>")
-    calls = f", called {trace.calls} times in this run" if trace else ""
+    calls = f", calls in this run: {trace.calls}" if trace else ""
     title = f"<b>{html.escape(source.name)}</b> <span>{html.escape(source.module)}{calls}</span>"
     return f'<div class="m2f-src"><div class="head">{title}</div>{"".join(body)}</div>'
 
@@ -435,7 +454,7 @@ _RULES = """
 
 
 def _style() -> str:
-    """Colours by the reader's system, overruled by JupyterLab's and Colab's own switch."""
+    """Colours by the reader's system, overruled by the own switch of JupyterLab, Colab and VS Code."""
     both = ".m2f-src,.m2f-index"
 
     def themed(prefix: str, colours: str) -> str:
@@ -444,5 +463,6 @@ def _style() -> str:
     return (
         f"<style>{both}{{{_LIGHT}}}@media(prefers-color-scheme:dark){{{both}{{{_DARK}}}}}"
         f"{themed('[data-jp-theme-light=true]', _LIGHT)}{themed('[data-jp-theme-light=false]', _DARK)}"
-        f"{themed('html[theme=dark]', _DARK)}{themed('html[theme=light]', _LIGHT)}{_RULES}</style>"
+        f"{themed('html[theme=dark]', _DARK)}{themed('html[theme=light]', _LIGHT)}"
+        f"{themed('.vscode-dark', _DARK)}{themed('.vscode-light', _LIGHT)}{_RULES}</style>"
     )

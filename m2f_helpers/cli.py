@@ -27,11 +27,45 @@ def main() -> None:
 
 
 @main.command()
-def check() -> None:
-    """Show what is installed, what is wrong, and the command that mends it."""
-    from m2f_helpers import environment
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--subset", type=int, help="Unpack only so many training pairs, and a tenth for validation.")
+@click.option("--archive", type=click.Path(path_type=Path), help="A local copy of ADEChallengeData2016.zip.")
+def ade20k(folder: Path, subset: int | None, archive: Path | None) -> None:
+    """Get ADE20K (967 MB): download, check and unpack it into FOLDER. Goes on where it was interrupted."""
+    from m2f_helpers.ade20k import get_ade20k
 
-    sys.exit(environment.main())
+    click.echo(f"ADE20K is in {get_ade20k(folder, subset, archive)}")
+
+
+@main.command()
+@click.option("--data", type=click.Path(path_type=Path), help="Check the label maps of this data set instead.")
+@click.option("--classes", default=150, show_default=True, help='With --data: number of classes without "other".')
+@click.option("--zero-is-other/--zero-is-class", default=True, show_default=True, help="With --data: meaning of id 0.")
+@click.option("--limit", type=int, help="With --data: look at so many pairs per split.")
+def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | None) -> None:
+    """Show what is installed, what is wrong, and the command that mends it; or check a data set."""
+    if data is None:
+        from m2f_helpers import environment
+
+        sys.exit(environment.main())
+    from m2f_helpers.labels import check_labels, describe_problems
+
+    problems = check_labels(data, classes, zero_is_other, limit)
+    click.echo(describe_problems(problems))
+    sys.exit(any(problem.severity == "error" for problem in problems))
+
+
+@main.command()
+@click.option("--group", help="Only the claims of this group, for instance 'losses'.")
+def claims(group) -> None:
+    """Check a hundred statements about Mask2Former on the installed source and a real run (about a minute)."""
+    from m2f_helpers import claims as statements
+    from m2f_helpers.quiet import quiet
+
+    quiet()
+    checked = statements.check(claims=statements.claims_of(group))
+    click.echo(statements.claims_text(checked))
+    sys.exit(0 if all(entry.holds for entry in checked) else 1)
 
 
 @main.command()
@@ -81,6 +115,23 @@ def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
     for name, reason in report.failed.items():
         click.echo(reason if name in reason else f"{name}: {reason}", err=True)
     sys.exit(1 if report.failed else 0)
+
+
+@main.command()
+@click.argument("src", type=click.Path(path_type=Path))
+@click.argument("dst", type=click.Path(path_type=Path))
+@click.option("--size", nargs=2, type=int, default=(512, 512), show_default=True, help="Height and width in pixels.")
+@click.option("--mode", type=click.Choice(["stretch", "crop", "pad"]), default="stretch", show_default=True)
+@click.option("--workers", type=int, help="Processes; without it, one per core.")
+@click.option("--classes", default=150, show_default=True, help='Number of classes without "other".')
+@click.option("--zero-is-other/--zero-is-class", default=True, show_default=True, help="Meaning of id 0 on disk.")
+def prepare(src, dst, size, mode, workers, classes, zero_is_other) -> None:
+    """Resize the data set SRC into DST. A second run does only what is missing or changed."""
+    from m2f_helpers import resize
+
+    report = resize.prepare(src, dst, list(size), mode, workers, classes, zero_is_other)
+    click.echo(report)
+    sys.exit(not report.ok)
 
 
 @main.command()

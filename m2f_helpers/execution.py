@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import copy
 import json
 import os
 import re
@@ -21,6 +22,8 @@ from papermill.exceptions import PapermillExecutionError
 
 from m2f_helpers.records import read_records
 from m2f_helpers.resources import resource
+
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,31 @@ def run_notebook(name: str, path: Path, out: Path, parameters: Mapping[str, Any]
     seconds = time.monotonic() - started
     notebook = nbformat.read(partial, as_version=4)
     if not error:
-        _write(out / f"{name}.html", HTMLExporter().from_notebook_node(notebook)[0])
+        _write(out / f"{name}.html", HTMLExporter().from_notebook_node(without_widgets(notebook))[0])
         os.replace(partial, final)
     return NotebookRun(name, partial if error else final, seconds, read_records(notebook), error)
+
+
+def without_widgets(notebook: Any) -> Any:
+    """A copy in which widgets are replaced by their static twins, for pages that must show without JavaScript.
+
+    Args:
+        notebook: an executed `nbformat.NotebookNode`; it is left as it is.
+
+    Returns: the copy: no widget state, and outputs that are a widget and nothing else (progress bars) are gone.
+    """
+    page = copy.deepcopy(notebook)
+    page.metadata.pop("widgets", None)
+    for cell in page.cells:
+        kept = []
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            widget = data.pop(WIDGET_MIME, None)
+            if widget is None or set(data) - {"text/plain"}:
+                kept.append(output)
+        if cell.cell_type == "code":
+            cell.outputs = kept
+    return page
 
 
 def run_notebooks(

@@ -34,6 +34,7 @@ from m2f_helpers.palette import IGNORE, NUM_CLASSES, ade20k_palette
 from m2f_helpers.pictures import list_images, one_line, read_image
 from m2f_helpers.plotting import overlay
 from m2f_helpers.profiles import get_profile
+from m2f_helpers.training import newest_checkpoint
 
 LONGEST = 2048  # input side up to which a test pipeline without a Resize step is left alone
 WHOLE = (
@@ -231,6 +232,26 @@ def load_profile(
     return load(base_config(settings) if config is None else config, checkpoint, device)
 
 
+def load_finetuned(folder: str | Path, profile: str = "demo", device: str | None = None) -> Any | None:
+    """The model that notebook 04 (or `m2f train`) left in a folder, if there is one and it is of this profile.
+
+    Args:
+        folder: with `config.py` and checkpoints.
+        profile: `"demo"` or `"ade20k"`.
+        device: as in `load`.
+
+    Returns: the model, or None if the folder has none or one of another profile.
+    """
+    folder = Path(folder)
+    if not (folder / "config.py").is_file():
+        return None
+    config, wanted = _read_config(folder / "config.py"), base_config(profile)
+    heads = config.model.decode_head, wanted.model.decode_head
+    if config.model.backbone.depth != wanted.model.backbone.depth or heads[0].num_queries != heads[1].num_queries:
+        return None
+    return load(config, newest_checkpoint(folder), device)
+
+
 def segment(model: Any, image: Any, *, layers: bool = False) -> Segmentation | list[Segmentation]:
     """Segment a picture, or all pictures of a folder.
 
@@ -268,7 +289,7 @@ def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int])
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is on labelled pictures. Percentages as mmseg's `IoUMetric` gives them, 0..100.
+    """How good a model is on labelled pictures. Scores in percent, 0..100, as mmseg's `IoUMetric` gives them.
 
     `miou` is the mean IoU over the classes that occur in truth or prediction, `accuracy` the part of judged pixels that
     are right. `confusion` `(K, K)` int64 counts pixels, truth in rows, prediction in columns, ignore left out.
@@ -527,8 +548,8 @@ def _watch_attention(head: Any, wanted: bool) -> Iterator[list[Tensor]]:
     def note(module: Any, args: tuple, kwargs: dict) -> None:
         seen.append(kwargs["cross_attn_mask"].detach().clone())
 
-    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in head.transformer_decoder.layers]
-    hooks = hooks if wanted else [hook.remove() for hook in hooks] and []
+    layers = head.transformer_decoder.layers if wanted else []
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
     try:
         yield seen
     finally:

@@ -17,7 +17,7 @@ from PIL import Image
 
 IGNORE = 255
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_TOO_MANY_IDS = 12  # from so many ids on, look for the thin seams that smoothing filters leave
+_MANY_IDS = 12  # from so many ids on, look for the thin seams that smoothing filters leave
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,16 @@ def count_ids(label_map: np.ndarray) -> dict[int, int]:
 
     Returns: `{id: pixels}` in the order of the ids.
     """
-    flat = label_map.ravel()
-    ends = np.flatnonzero(flat[1:] != flat[:-1])
-    lengths = np.diff(ends, prepend=-1, append=flat.size - 1)
-    values = np.append(flat[ends], flat[-1])
-    pixels = np.bincount(values, weights=lengths, minlength=256)
-    return {int(i): int(pixels[i]) for i in np.flatnonzero(pixels)}
+    flat = label_map.reshape(-1)
+    ends = (flat[1:] != flat[:-1]).nonzero()[0]  # last pixel of every run but the last
+    values, lengths = np.full(ends.size + 1, flat[-1], np.intp), np.empty(ends.size + 1)
+    values[:-1] = flat[ends]
+    lengths[:-1], lengths[-1] = ends, flat.size - 1
+    lengths[1:] -= ends
+    lengths[0] += 1
+    pixels = np.bincount(values, lengths, 256)
+    ids = pixels.nonzero()[0]
+    return dict(zip(ids.tolist(), pixels[ids].astype(int).tolist(), strict=True))
 
 
 def check_ids(
@@ -196,7 +200,7 @@ def check_ids(
     if len(ids - nothing) > num_queries:
         text = f"shows {len(ids - nothing)} classes, but the model has {num_queries} queries: some are never matched"
         problems.append(LabelProblem(path, "more-classes-than-queries", text, "warning"))
-    if len(ids) >= _TOO_MANY_IDS and (seams := _seams(label_map, ids)):
+    if seams := _seams(label_map, counts):
         text = f"has {len(seams)} of {len(ids)} ids only in lines under 3 pixels wide: was it smoothed, or a JPEG?"
         problems.append(LabelProblem(path, "smoothed-mask", text, "warning"))
     return problems
@@ -217,12 +221,15 @@ def _check_range(path: Path, ids: set[int], last: int, num_classes: int) -> list
     return [LabelProblem(path, "id-out-of-range", text)]
 
 
-def _seams(label_map: np.ndarray, ids: set[int]) -> set[int]:
-    """Ids that nowhere fill 3 x 3 pixels, if they are at least five and half of all."""
+def _seams(label_map: np.ndarray, counts: dict[int, int]) -> set[int]:
+    """Ids that nowhere fill 3 x 3 pixels, if they are at least five and half of all. Looks only where it may be so."""
+    small = [i for i, pixels in counts.items() if pixels < label_map.size / 50]
+    if len(counts) < _MANY_IDS or 2 * len(small) < len(counts):
+        return set()
     kernel = np.ones((3, 3), np.uint8)
     inside = label_map[cv2.erode(label_map, kernel) == cv2.dilate(label_map, kernel)]
-    thin = ids - set(np.unique(inside).tolist())
-    return thin if len(thin) >= 5 and 2 * len(thin) >= len(ids) else set()
+    thin = counts.keys() - (count_ids(inside).keys() if inside.size else set())
+    return thin if len(thin) >= 5 and 2 * len(thin) >= len(counts) else set()
 
 
 def check_sizes(label: Path, label_size: Iterable[int], image_size: Iterable[int]) -> list[LabelProblem]:

@@ -16,10 +16,11 @@ MAX_PIXELS = 178_000_000  # Pillow's own limit against decompression bombs
 def read_image(source: Any) -> np.ndarray:
     """Read one picture, whatever its form, as RGB.
 
-    EXIF orientation is applied, grey is repeated three times, an alpha channel is dropped, 16 bit is cut to the upper 8.
+    EXIF orientation is applied, grey is repeated three times, alpha is dropped, 16 bit is cut to the upper 8.
 
     Args:
-        source: path, PIL picture, or array: `(H, W)`, `(H, W, 1)`, RGB `(H, W, 3)` or RGBA `(H, W, 4)`, uint8 or uint16.
+        source: path, PIL picture, or array: `(H, W)`, `(H, W, 1)`, RGB `(H, W, 3)` or RGBA `(H, W, 4)`, uint8 or
+            uint16.
 
     Returns: RGB, `(H, W, 3)` uint8, an array of its own.
     Raises: FileNotFoundError, PermissionError or ValueError: one sentence with the file and the fix.
@@ -64,6 +65,8 @@ def _from_path(source: str | os.PathLike) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             return _from_pil(picture, str(path))
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path} has more than {MAX_PIXELS:,} pixels: shrink it first") from None
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not a picture that Pillow can read: convert it to PNG or JPEG") from None
     except PermissionError:
@@ -74,14 +77,15 @@ def _from_pil(picture: Image.Image, name: str) -> np.ndarray:
     if picture.width * picture.height > MAX_PIXELS:
         raise ValueError(f"{name} has {picture.width} x {picture.height} pixels: shrink it below {MAX_PIXELS:,} pixels")
     try:
+        picture.load()
         picture = ImageOps.exif_transpose(picture)
-        if picture.mode.startswith("I;16") or picture.mode == "I":
-            return _from_array(_sixteen_bit(picture, name))
-        if picture.mode == "F":
-            raise ValueError(f"{name} holds decimal numbers (mode F): scale it to 0..255 and convert it to mode L")
-        return _from_array(np.array(picture.convert("RGB")), name)
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} is damaged or incomplete ({one_line(error)}): copy or download it again") from None
+    except (OSError, SyntaxError, EOFError, ValueError) as error:
+        raise ValueError(f"{name} is damaged, incomplete or closed ({one_line(error)}): read it again") from None
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        return _from_array(_sixteen_bit(picture, name), name)
+    if picture.mode == "F":
+        raise ValueError(f"{name} holds decimal numbers (mode F): scale it to 0..255 and convert it to mode L")
+    return _from_array(np.array(picture.convert("RGB")), name)
 
 
 def _sixteen_bit(picture: Image.Image, name: str) -> np.ndarray:

@@ -13,20 +13,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from scipy.ndimage import distance_transform_edt, maximum_filter
 
 from m2f_helpers.palette import IGNORE, IGNORE_COLOR, ade20k_palette
 
 WIDTH = 7.0  # inches, every figure
 DPI = 110
 ERROR_COLOR = (213, 94, 0)  # vermilion: told apart from grey with every kind of colour vision
+MENDED_COLOR = (0, 114, 178)  # blue, likewise
+EDGE_COLOR = (204, 0, 128)  # magenta: rare in pictures
 NEAR = 10.0  # colours closer than this (CIE Lab, Euclidean) are hard to tell apart on a projector
+SMALL = 0.005  # part of the pixels below which a class is not marked
 THEMES = {
     "light": {"figure.facecolor": "white", "axes.facecolor": "white", "text.color": "#1a1a1a"},
     "dark": {"figure.facecolor": "#14171c", "axes.facecolor": "#14171c", "text.color": "#f0f0f0"},
@@ -84,7 +90,7 @@ class LegendEntry:
         number = f"[{self.id}] " if self.marked and self.id != IGNORE else ""
         if len(self.shares) > 2:
             return f"{number}{self.name}"
-        return f"{number}{self.name} " + " / ".join(map(_percent, self.shares)).replace(" % /", " /")
+        return f"{number}{self.name} " + " / ".join(map(percent, self.shares)).replace(" % /", " /")
 
 
 @contextmanager
@@ -158,7 +164,8 @@ def error_map(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> n
 def legend_entries(label_maps: np.ndarray | Sequence[np.ndarray]) -> list[LegendEntry]:
     """The classes of one or more label maps, by falling area; ignore comes last.
 
-    Classes whose colours are equal or nearly equal are `marked`, and all but the largest of them hatched.
+    Classes whose colours are equal or nearly equal are `marked`, and all but the largest of them hatched. Classes with
+    less than half a percent are left unmarked: no number fits into them.
 
     Args:
         label_maps: class ids in memory, `(H, W)`, or a list of such maps, of any sizes.
@@ -166,10 +173,12 @@ def legend_entries(label_maps: np.ndarray | Sequence[np.ndarray]) -> list[Legend
     Returns: one entry per class that is present.
     """
     maps = [np.asarray(m) for m in (label_maps if isinstance(label_maps, (list, tuple)) else [label_maps])]
+    for label_map in maps:
+        _check_labels(label_map)
     shares = np.stack([np.bincount(m.ravel(), minlength=256) / m.size for m in maps], axis=1)  # (256, maps)
     order = [int(i) for i in np.argsort(-shares.mean(1), kind="stable") if shares[i].any() and i != IGNORE]
     order += [IGNORE] if shares[IGNORE].any() else []
-    marks = _marks(order)
+    marks = _marks([i for i in order if shares[i].max() >= SMALL])
     return [LegendEntry(i, _name(i), _color(i), tuple(shares[i].tolist()), i in marks, marks.get(i, "")) for i in order]
 
 
@@ -228,10 +237,8 @@ def side_by_side(
             shown.append(np.asarray(label_map))
             titles.append(name)
     if prediction is not None and truth is not None:
-        judged = np.asarray(truth) != IGNORE
-        wrong = (np.asarray(prediction) != np.asarray(truth))[judged].mean() if judged.any() else 0.0
         shown.append(error_map(image, prediction, truth))
-        titles.append(f"wrong: {_percent(wrong)} of judged pixels")
+        titles.append(f"wrong: {percent(_error_rate(prediction, truth))} of judged pixels")
     shares_of = "share of pixels: prediction / truth" if len(shown) == 4 else ""
     return panels(shown, titles, title=title, shares_of=shares_of, max_classes=max_classes, theme=theme)
 
@@ -268,7 +275,7 @@ def panels(
     entries = legend_entries(maps) if maps else []
     columns = columns or {1: 1, 2: 2, 4: 2}.get(len(arrays), 3)
     with style(theme):
-        figure = _new_figure(arrays, columns, len(entries[: max_classes + 1]) if legend else 0, title)
+        figure = _new_figure(arrays, columns, _legend_length(entries, max_classes) if legend else 0, title, titles)
         axes = figure.subplots(-(-len(arrays) // columns), columns, squeeze=False).ravel()
         for ax, array, text in zip(axes, arrays, [*titles, *[""] * len(arrays)], strict=False):
             draw_labels(ax, array, entries) if array.ndim == 2 else draw_image(ax, array)
@@ -286,6 +293,369 @@ def panels(
     ]
     others = [text for a, text in zip(arrays, titles, strict=False) if a.ndim == 3 and text]
     figure.alt = ". ".join(part for part in (title, ", ".join(others), *named) if part)
+    return figure
+
+
+def spotlight(image: np.ndarray, mask: np.ndarray, edge: bool = True) -> np.ndarray:
+    """Pale an image where a mask is low: what keeps its colours is what a query, or an attention mask, covers.
+
+    Args:
+        image: RGB, `(H, W, 3)` uint8.
+        mask: `(h, w)` bool or probabilities 0..1; a smaller one is enlarged without smoothing.
+        edge: draw a line around the part that is at least 0.5, just outside of it.
+
+    Returns: RGB, `(H, W, 3)` uint8; where the mask is 1 the image is unchanged.
+    """
+    image, mask = _check_image(image), np.asarray(mask, dtype=np.float32)
+    if mask.ndim != 2:
+        raise ValueError(f"expected a mask (h, w), got shape {mask.shape}")
+    rows = np.arange(image.shape[0]) * mask.shape[0] // image.shape[0]
+    columns = np.arange(image.shape[1]) * mask.shape[1] // image.shape[1]
+    light = mask[rows][:, columns].clip(0, 1)
+    pale = 190 + 0.22 * (image @ np.array([0.299, 0.587, 0.114], dtype=np.float32))
+    result = np.rint(image * light[..., None] + (pale * (1 - light))[..., None]).astype(np.uint8)
+    if edge:
+        inside = light >= 0.5
+        width = 2 * max(1, round(max(image.shape) / 200)) + 1
+        result[maximum_filter(inside, size=width) & ~inside] = EDGE_COLOR
+    return result
+
+
+def wipe(left: np.ndarray, right: np.ndarray, position: float = 0.5) -> np.ndarray:
+    """Two pictures of one size in one: `left` up to `position` (0..1 of the width), a white line, then `right`."""
+    left, right = _check_image(left), _check_image(right)
+    if left.shape != right.shape:
+        raise ValueError(f"expected two pictures of one size, got {left.shape[:2]} and {right.shape[:2]}")
+    width = left.shape[1]
+    edge = round(min(max(position, 0.0), 1.0) * width)
+    result = right.copy()
+    result[:, :edge] = left[:, :edge]
+    if 0 < edge < width:
+        result[:, max(edge - 1, 0) : edge + 1] = 255
+    return result
+
+
+def change_map(image: np.ndarray, before: np.ndarray, after: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """What a second prediction changed: blue where it mends a mistake, vermilion where it makes one, else faded grey.
+
+    Args:
+        image: RGB, `(H, W, 3)` uint8.
+        before: class ids, `(H, W)`.
+        after: class ids, `(H, W)`.
+        truth: class ids, `(H, W)`, 255 = ignore (grey 128).
+
+    Returns: RGB, `(H, W, 3)` uint8.
+    """
+    result = error_map(image, truth, truth)
+    before, after, truth = np.asarray(before), np.asarray(after), np.asarray(truth)
+    judged = truth != IGNORE
+    result[judged & (before != truth) & (after == truth)] = MENDED_COLOR
+    result[judged & (before == truth) & (after != truth)] = ERROR_COLOR
+    return result
+
+
+def rgb_or_bgr(
+    image: np.ndarray, label_map: np.ndarray, class_id: int | None = None, *, theme: str = "light"
+) -> Picture:
+    """The right overlay beside the one that a BGR array in an RGB palette gives, and one pixel that proves it.
+
+    Args:
+        image: RGB, `(H, W, 3)` uint8.
+        label_map: class ids, `(H, W)`.
+        class_id: a class that is in the label map; the proof is a pixel of it. None takes `telltale_class`.
+        theme: `"light"` or `"dark"`.
+
+    Returns: class map in RGB, the same with the channels swapped, and both pixels enlarged with their values.
+    """
+    class_id = telltale_class(label_map) if class_id is None else class_id
+    region = np.asarray(label_map) == class_id
+    if not region.any():
+        raise ValueError(f"the label map has no pixel of class {class_id}; it has {np.unique(label_map)[:10].tolist()}")
+    row, column = (int(v) for v in _inside(region))
+    right = ade20k_palette().colorize(label_map)
+    wrong = right[..., ::-1].copy()
+    name = ade20k_palette().names[class_id]
+    shown = [image, right, wrong]
+    titles = ["image", "class map, RGB: right", "channels swapped: wrong"]
+    with style(theme):
+        figure = Picture(figsize=(WIDTH, 4.3), dpi=DPI, layout="constrained")
+        axes = figure.subplots(2, 3, height_ratios=[3, 1])
+        for ax, array, text in zip(axes[0], shown, titles, strict=True):
+            draw_image(ax, array)
+            ax.set_title(text)
+            ax.plot(column, row, "o", ms=13, mfc="none", mec="white", mew=3.5)
+            ax.plot(column, row, "o", ms=13, mfc="none", mec="black", mew=1.5)
+        axes[1, 0].text(
+            0.5, 0.5, f"the circled pixel\nis {name}", ha="center", va="center", transform=axes[1, 0].transAxes
+        )
+        axes[1, 0].set_axis_off()
+        for ax, array in zip(axes[1, 1:], (right, wrong), strict=True):
+            draw_image(ax, array[row : row + 1, column : column + 1])
+            ax.set_title(str(tuple(array[row, column].tolist())), fontweight="normal", y=-0.32)
+            ax.set_aspect("auto")
+    values = " and ".join(str(tuple(a[row, column].tolist())) for a in (right, wrong))
+    figure.alt = f"One pixel of {name} in the class map: RGB and with swapped channels, {values}"
+    return figure
+
+
+def telltale_class(label_map: np.ndarray) -> int:
+    """The class present whose colour suffers most when red and blue are swapped; person wherever it is present."""
+    person = ade20k_palette().id_of("person")
+    entries = [entry for entry in legend_entries(label_map) if entry.id != IGNORE]
+    if not entries:
+        raise ValueError("the label map holds nothing but ignore (255)")
+    visible = [entry for entry in entries if entry.share >= 0.005] or entries
+    if person in [entry.id for entry in visible]:
+        return person
+    return max(visible, key=lambda entry: abs(entry.color[0] - entry.color[2])).id
+
+
+def uncertainty(
+    image: np.ndarray,
+    confidence: np.ndarray,
+    entropy: np.ndarray,
+    prediction: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
+    *,
+    theme: str = "light",
+) -> Picture:
+    """Where a model is unsure: confidence and entropy beside the image, and the errors if the truth is known.
+
+    Args:
+        image: RGB, `(H, W, 3)` uint8.
+        confidence: `(H, W)` 0..1, the winner's part of all class scores.
+        entropy: `(H, W)` 0..1.
+        prediction: class ids `(H, W)`.
+        truth: class ids `(H, W)`, 255 = ignore.
+        theme: `"light"` or `"dark"`.
+    """
+    known = prediction is not None and truth is not None
+    columns = 2 if known else 3
+    with style(theme):
+        figure = _new_figure([image] * (4 if known else 3), columns, 3, "")
+        axes = figure.subplots(2 if known else 1, columns, squeeze=False).ravel()
+        draw_image(axes[0], image)
+        axes[0].set_title("image")
+        for ax, values, text in ((axes[1], confidence, "confidence"), (axes[2], entropy, "entropy")):
+            drawn = ax.imshow(values, vmin=0, vmax=1)
+            ax.set_axis_off()
+            ax.set_title(f"{text}, mean {np.mean(values):.2f}")
+        figure.colorbar(drawn, ax=axes.tolist(), location="bottom", shrink=0.5, aspect=40, pad=0.02)
+        figure.alt = f"Confidence, mean {np.mean(confidence):.2f}; entropy, mean {np.mean(entropy):.2f}"
+        if known:
+            draw_image(axes[3], error_map(image, prediction, truth))
+            share = _error_rate(prediction, truth)
+            axes[3].set_title(f"wrong: {percent(share)} of judged pixels")
+            figure.alt += f"; wrong: {percent(share)}"
+    return figure
+
+
+def errors_by_confidence(
+    confidence: np.ndarray, prediction: np.ndarray, truth: np.ndarray, *, bins: int = 5, theme: str = "light"
+) -> Picture:
+    """Part of the pixels that are wrong, by how confident the model was about them.
+
+    Args:
+        confidence: 0..1, any shape.
+        prediction: class ids, same shape.
+        truth: class ids, same shape, 255 = ignore.
+        bins: number of bars; equally wide.
+        theme: `"light"` or `"dark"`.
+    """
+    judged = np.asarray(truth) != IGNORE
+    wrong = (np.asarray(prediction) != np.asarray(truth))[judged]
+    place = np.minimum((np.asarray(confidence)[judged] * bins).astype(int), bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    rates = np.bincount(place, wrong, minlength=bins) / np.maximum(counts, 1)
+    labels = [f"{i / bins:.1f} to {(i + 1) / bins:.1f}" for i in range(bins)]
+    with style(theme):
+        figure = Picture(figsize=(WIDTH, 2.9), dpi=DPI, layout="constrained")
+        ax = figure.subplots()
+        bars = ax.bar(labels, rates, color=np.array(ERROR_COLOR) / 255)
+        parts = counts / max(counts.sum(), 1)
+        texts = [
+            f"{percent(r)} wrong\n{percent(p)} of pixels" if c else "no pixels"
+            for r, p, c in zip(rates, parts, counts, strict=True)
+        ]
+        ax.bar_label(bars, texts, fontsize=8.5, padding=2)
+        ax.set(ylim=(0, 1.28), xlabel="confidence", ylabel="part that is wrong", yticks=[0, 0.5, 1])
+        ax.spines[["top", "right"]].set_visible(False)
+    pairs = [f"{label}: {percent(rate)}" for label, rate, count in zip(labels, rates, counts, strict=True) if count]
+    figure.alt = "Wrong pixels by confidence. " + ", ".join(pairs)
+    return figure
+
+
+def query_grid(result: Any, limit: int = 8, *, columns: int = 4, theme: str = "light") -> Picture:
+    """The masks of the queries that own most, as lit parts of the image.
+
+    Args:
+        result: an `inference.Segmentation`.
+        limit: at most this many queries.
+        columns: pictures per row.
+        theme: `"light"` or `"dark"`.
+    """
+    chosen = result.queries[:limit]
+    pictures = [spotlight(result.image, result.query_mask(query.index)) for query in chosen]
+    titles = [f"query {q.index}, owns {percent(q.share)}\n{_short(q.name)} {q.score:.2f}" for q in chosen]
+    figure = panels(pictures, titles, columns=columns, theme=theme)
+    return _small_titles(figure, "Queries: " + "; ".join(text.replace("\n", ", ") for text in titles))
+
+
+def query_life(result: Any, query: int, *, columns: int | None = None, theme: str = "light") -> Picture:
+    """One query from the first prediction to the last: its mask, its class, and how sure it is.
+
+    Args:
+        result: an `inference.Segmentation` made with `layers=True`.
+        query: its index.
+        columns: pictures per row; None takes 4 (4 predictions) or 5 (10 predictions).
+        theme: `"light"` or `"dark"`.
+    """
+    pictures, titles = [], []
+    for i, layer in enumerate(result.layers):
+        name, score = _best_class(layer.class_logits[query])
+        pictures.append(spotlight(result.image, result.query_mask(query, i)))
+        titles.append(f"{_when(i)}\n{_short(name, 13)} {score:.2f}")
+    figure = panels(pictures, titles, columns=columns or (4 if len(pictures) <= 4 else 5), theme=theme)
+    return _small_titles(figure, f"Query {query}: " + "; ".join(text.replace("\n", ", ") for text in titles))
+
+
+def queries_by_layer(result: Any, limit: int = 4, *, columns: int = 4, theme: str = "light") -> Picture:
+    """The queries that own most, one per row, after several decoder layers, from the first prediction to the last.
+
+    Args:
+        result: an `inference.Segmentation` made with `layers=True`.
+        limit: number of queries.
+        columns: number of predictions; evenly spread over those there are.
+        theme: `"light"` or `"dark"`.
+    """
+    chosen = result.queries[:limit]
+    steps = sorted({round(i) for i in np.linspace(0, len(result.layers) - 1, columns)})
+    pictures, titles = [], []
+    for query in chosen:
+        for i in steps:
+            name, score = _best_class(result.layers[i].class_logits[query.index])
+            pictures.append(spotlight(result.image, result.query_mask(query.index, i)))
+            titles.append(f"query {query.index}, {_when(i)}\n{_short(name)} {score:.2f}")
+    figure = panels(pictures, titles, columns=len(steps), theme=theme)
+    return _small_titles(figure, "; ".join(text.replace("\n", ", ") for text in titles))
+
+
+def attention(result: Any, query: int, *, columns: int = 3, theme: str = "light") -> Picture:
+    """Where each decoder layer let a query look: the lit cells, at the layer's own feature level.
+
+    Args:
+        result: an `inference.Segmentation` made with `layers=True`.
+        query: its index.
+        columns: pictures per row.
+        theme: `"light"` or `"dark"`.
+    """
+    pictures, titles = [], []
+    for layer in range(1, len(result.layers)):
+        allowed = result.allowed(query, layer)
+        pictures.append(spotlight(result.image, allowed))
+        freed = " (mask was empty)" if result.layers[layer - 1].rescued[query] else ""
+        cells = f"{allowed.shape[0]} x {allowed.shape[1]} cells"
+        titles.append(f"layer {layer}: {cells},\n{percent(allowed.mean())} allowed{freed}")
+    figure = panels(pictures, titles, columns=columns, theme=theme)
+    return _small_titles(figure, f"Attention of query {query}: " + "; ".join(t.replace("\n", " ") for t in titles))
+
+
+def attention_narrowing(result: Any, limit: int = 14, *, theme: str = "light") -> Picture:
+    """Part of the picture that each query may look at, layer by layer; those that own at least 1 % in colour.
+
+    Args:
+        result: an `inference.Segmentation` made with `layers=True`.
+        limit: at most this many in colour, the largest.
+        theme: `"light"` or `"dark"`.
+    """
+    layers = range(1, len(result.layers))
+    used = [query for query in result.queries if query.share >= 0.01][:limit]
+    with style(theme):
+        figure = Picture(figsize=(WIDTH, max(3.2, 0.6 + 0.2 * (len(used) + 1))), dpi=DPI, layout="constrained")
+        ax = figure.subplots()
+        for query in result.queries[::-1]:
+            shares = [float(result.allowed(query.index, layer).mean()) for layer in layers]
+            if query not in used:
+                ax.plot(layers, shares, color="0.6", lw=0.8, zorder=1)
+                continue
+            number = used.index(query)
+            text = f"{query.index}: {_short(query.name)}"
+            dash = ["-", "--", ":"][number // 10 % 3]
+            ax.plot(layers, shares, dash, marker="o", color=f"C{number % 10}", lw=2, label=text, zorder=2)
+        ax.set(xlabel="decoder layer", ylabel="part of the picture allowed", ylim=(0, 1.03), xticks=list(layers))
+        ax.spines[["top", "right"]].set_visible(False)
+        handles, texts = ax.get_legend_handles_labels()
+        if len(used) < len(result.queries):
+            handles.insert(0, Line2D([], [], color="0.6", lw=0.8))
+            texts.insert(0, "the others")
+        handles, texts = handles[::-1], texts[::-1]
+        figure.legend(handles, texts, loc="outside right upper", fontsize=8.5, title="query: class", title_fontsize=8.5)
+    means = [np.mean([result.allowed(q.index, layer).mean() for q in used]) for layer in layers]
+    figure.alt = "Attention allowed, mean of the used queries: " + ", ".join(
+        f"layer {layer} {percent(mean)}" for layer, mean in zip(layers, means, strict=True)
+    )
+    return figure
+
+
+def before_after(
+    image: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    truth: np.ndarray | None = None,
+    *,
+    names: Sequence[str] = ("before", "after"),
+    theme: str = "light",
+) -> Picture:
+    """Two predictions for one picture, and what changed: mended in blue, spoilt in vermilion.
+
+    Args:
+        image: RGB, `(H, W, 3)` uint8.
+        before: class ids `(H, W)`.
+        after: class ids `(H, W)`.
+        truth: class ids `(H, W)`, 255 = ignore; None leaves out what changed.
+        names: titles of the two predictions.
+        theme: `"light"` or `"dark"`.
+    """
+    shown, titles = [image, before, after], ["image", *names]
+    if truth is not None:
+        titles[1:] = [
+            f"{n}: {percent(_error_rate(p, truth))} wrong" for n, p in zip(names, (before, after), strict=True)
+        ]
+        shown.append(change_map(image, before, after, truth))
+        titles.append("blue: mended, vermilion: spoilt")
+    heading = f"share of pixels: {names[0]} / {names[1]}"
+    return panels(shown, titles, columns=2 if truth is not None else 3, shares_of=heading, theme=theme)
+
+
+def iou_bars(table: Any, other: Any = None, *, names: Sequence[str] = ("", ""), theme: str = "light") -> Picture:
+    """IoU per class in percent as bars, by falling area; with a second table, both side by side.
+
+    Args:
+        table: `Evaluation.table`.
+        other: another model's table; classes are matched by id.
+        names: legend of the two.
+        theme: `"light"` or `"dark"`.
+    """
+    tables = [table] if other is None else [table, other]
+    ids = [int(i) for i in table["id"]]
+    labels = [_name(i) for i in ids]
+    rows = [np.array([dict(zip(t["id"], t["iou"], strict=True)).get(i, np.nan) for i in ids]) for t in tables]
+    with style(theme):
+        figure = Picture(figsize=(WIDTH, 0.9 + 0.27 * len(ids)), dpi=DPI, layout="constrained")
+        ax = figure.subplots()
+        height = 0.8 / len(rows)
+        colors = ["#0072b2"] if other is None else ["#8a8a8a", "#0072b2"]
+        for k, values in enumerate(rows):
+            places = np.arange(len(ids)) + (k - (len(rows) - 1) / 2) * height
+            bars = ax.barh(places, np.nan_to_num(values), height, color=colors[k], label=names[k] or None)
+            ax.bar_label(bars, ["-" if np.isnan(v) else f"{v:.0f}" for v in values], fontsize=8, padding=3)
+        ax.set(yticks=range(len(ids)), yticklabels=labels, xlim=(0, 108), xlabel="IoU, percent")
+        ax.invert_yaxis()
+        ax.margins(y=0.01)
+        ax.spines[["top", "right"]].set_visible(False)
+        if any(names):
+            figure.legend(loc="outside upper right", ncols=2, fontsize=9)
+    figure.alt = "IoU per class: " + ", ".join(f"{n} {v:.0f} %" for n, v in zip(labels, rows[-1], strict=True))
     return figure
 
 
@@ -307,7 +677,7 @@ def draw_labels(ax: Axes, label_map: np.ndarray, entries: Sequence[LegendEntry] 
     draw_image(ax, ade20k_palette().colorize(label_map))
     for entry in legend_entries(label_map) if entries is None else entries:
         region = label_map == entry.id
-        if not entry.marked or not region.any():
+        if not entry.marked or region.mean() < SMALL:
             continue
         if entry.hatch:
             filled = ax.contourf(region, levels=[0.5, 1.5], colors="none", hatches=[entry.hatch])
@@ -318,24 +688,43 @@ def draw_labels(ax: Axes, label_map: np.ndarray, entries: Sequence[LegendEntry] 
         y, x = _inside(region)
         halo = [withStroke(linewidth=2.5, foreground="white" if _ink(entry.color) == "black" else "black")]
         ink = _ink(entry.color)
-        ax.text(x, y, str(entry.id), color=ink, path_effects=halo, ha="center", va="center", fontsize=9, weight="bold")
+        ax.text(
+            x,
+            y,
+            str(entry.id),
+            color=ink,
+            path_effects=halo,
+            ha="center",
+            va="center",
+            fontsize=9,
+            weight="bold",
+            clip_on=True,
+        )
 
 
-def _new_figure(arrays: Sequence[np.ndarray], columns: int, legend_lines: int, title: str) -> Picture:
+def _new_figure(
+    arrays: Sequence[np.ndarray], columns: int, legend_lines: int, title: str, titles: Sequence[str] = ("",)
+) -> Picture:
     rows = -(-len(arrays) // columns)
     cell = WIDTH / columns
-    heights = []
+    heights, lines = [], max([text.count("\n") + 1 for text in titles] or [1])
     for row in range(rows):
         ratios = [a.shape[0] / a.shape[1] for a in arrays[row * columns : (row + 1) * columns]]
-        heights.append(min(max(ratios) * cell, 5.5) + 0.26)
+        heights.append(min(max(ratios) * cell, 5.5) + 0.1 + 0.18 * lines)
     extra = 0.24 * -(-legend_lines // 3) + (0.15 if legend_lines else 0) + (0.35 if title else 0) + 0.1
-    return Picture(figsize=(WIDTH, sum(heights) + extra), dpi=DPI, layout="constrained")
+    figure = Picture(figsize=(WIDTH, sum(heights) + extra), dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.06)
+    return figure
+
+
+def _legend_length(entries: Sequence[LegendEntry], limit: int) -> int:
+    return min(len(entries), limit + 1) + sum(entry.marked for entry in entries[limit + 1 :])
 
 
 def _draw_legend(
     figure: Figure, entries: Sequence[LegendEntry], limit: int, columns: int, loc: str = "", heading: str = ""
 ) -> None:
-    shown = list(entries[:limit])
+    shown = [entry for k, entry in enumerate(entries) if k < limit or entry.marked]  # a number needs its explanation
     edge = mpl.rcParams["text.color"]
     handles = [
         Patch(
@@ -347,9 +736,9 @@ def _draw_legend(
         )
         for e in shown
     ]
-    rest = entries[limit:]
+    rest = [entry for entry in entries if entry not in shown]
     if rest:
-        text = f"{len(rest)} more, {_percent(sum(e.share for e in rest))}"
+        text = f"{len(rest)} more, {percent(sum(e.share for e in rest))}"
         handles.append(Patch(facecolor="none", edgecolor="none", label=text))
     place = loc or "outside lower center"
     size = {"fontsize": 9.5, "title_fontsize": 9.5, "handlelength": 1.6, "handleheight": 1.2}
@@ -386,8 +775,6 @@ def _marks(order: Sequence[int]) -> dict[int, str]:
 
 def _inside(region: np.ndarray) -> tuple[float, float]:
     """Row and column of the pixel that lies deepest inside a region `(H, W)` bool."""
-    from scipy.ndimage import distance_transform_edt
-
     step = max(1, max(region.shape) // 256)
     depth = distance_transform_edt(np.pad(region[::step, ::step], 1))[1:-1, 1:-1]
     if not depth.any():
@@ -409,7 +796,35 @@ def _ink(color: Sequence[int]) -> str:
     return "black" if np.dot(color, [0.299, 0.587, 0.114]) > 120 else "white"
 
 
-def _percent(share: float) -> str:
+def _error_rate(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Part of the pixels, 0..1, that are wrong, among those whose truth is not ignore."""
+    judged = np.asarray(truth) != IGNORE
+    return float((np.asarray(prediction) != np.asarray(truth))[judged].mean()) if judged.any() else 0.0
+
+
+def _best_class(class_logits: Any) -> tuple[str, float]:
+    """Name and probability of the best class of one query, "no object" left out; `class_logits` `(K + 1,)` tensor."""
+    score, best = class_logits.softmax(-1)[:-1].max(-1)
+    return ade20k_palette().names[int(best)], float(score)
+
+
+def _short(name: str, limit: int = 18) -> str:
+    return name if len(name) <= limit else name[: limit - 2].rstrip() + ".."
+
+
+def _when(prediction: int) -> str:
+    return "before layer 1" if prediction == 0 else f"after layer {prediction}"
+
+
+def _small_titles(figure: Picture, alt: str) -> Picture:
+    for ax in figure.axes:
+        ax.set_title(ax.get_title(), fontsize=8.5, fontweight="normal")
+    figure.alt = alt
+    return figure
+
+
+def percent(share: float) -> str:
+    """A part 0..1 in words: `"22 %"`, `"< 1 %"` for what would round to nothing."""
     return "< 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
 
 
@@ -418,6 +833,14 @@ def _check_image(image: np.ndarray) -> np.ndarray:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"expected an RGB image (H, W, 3) uint8, got shape {image.shape}, dtype {image.dtype}")
     return image
+
+
+def _check_labels(label_map: np.ndarray) -> None:
+    if label_map.ndim != 2 or not np.issubdtype(label_map.dtype, np.integer):
+        raise ValueError(f"expected a label map (H, W) of integers, got shape {label_map.shape}, {label_map.dtype}")
+    wrong = np.unique(label_map[(label_map < 0) | (label_map >= len(ade20k_palette())) & (label_map != IGNORE)])
+    if len(wrong):
+        raise ValueError(f"expected class ids 0..149 or {IGNORE}, got {wrong[:5].tolist()}")
 
 
 def _check_same_size(image: np.ndarray, label_map: np.ndarray, name: str) -> None:

@@ -19,6 +19,7 @@ import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compi
 import mmseg  # isort: skip
 import mmseg.models  # isort: skip
 import numpy as np
+import pandas as pd
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -29,6 +30,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
 
 from m2f_helpers.mmcv_ops import pytorch_attention
 from m2f_helpers.tracing import ShapeRecord, record_shapes
@@ -53,6 +55,14 @@ class Evidence:
     macs_by_operation: dict[str, float] = field(default_factory=dict)
     prediction: dict[str, Any] = field(default_factory=dict)
     running_mean_moved: bool = False
+
+    def loss_table(self) -> pd.DataFrame:
+        """The losses as a table: a row per prediction, the columns class, mask and Dice, weights included."""
+        layers = sum(name.endswith("loss_cls") for name in self.losses) - 1
+        prefixes = [*(f"decode.d{layer}." for layer in range(layers)), "decode."]
+        rows = [[self.losses[f"{prefix}loss_{kind}"] for kind in ("cls", "mask", "dice")] for prefix in prefixes]
+        names = ["before layer 1", *(f"after layer {layer}" for layer in range(1, layers + 1))]
+        return pd.DataFrame(rows, index=names, columns=["class", "mask", "Dice"])
 
 
 def r50_config() -> Config:
@@ -128,8 +138,8 @@ def trace_run(config: Config, model: nn.Module, batch: dict[str, list[Any]], see
 
     def run(model: nn.Module) -> None:
         with _seeded(seed), pytorch_attention(), _watching(evidence):
-            _train_step(model, batch, evidence)
-            _predict(model, batch, evidence)
+            for step in tqdm([_train_step, _predict], desc="training step, prediction", leave=False):
+                step(model, batch, evidence)
 
     from m2f_helpers.anatomy import covered_functions, uncovered_relatives
 

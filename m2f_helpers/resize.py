@@ -18,6 +18,7 @@ import os
 import threading
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -31,9 +32,10 @@ import psutil
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from m2f_helpers import ade20k, scenes
+from m2f_helpers import ade20k
 from m2f_helpers.labels import IGNORE, LabelProblem, check_ids, check_sizes, count_ids, read_label
 from m2f_helpers.palette import NUM_CLASSES, ade20k_palette
+from m2f_helpers.pictures import read_image
 
 MODES = ("stretch", "crop", "pad")
 PAD_COLOR = (124, 116, 104)  # RGB, the mean that the models subtract
@@ -43,6 +45,9 @@ MANIFEST = "manifest.jsonl"
 REPORT = "report.json"
 _VERSION = 1
 _CHUNK = 16  # pairs per message to a worker
+# The arrays of the pair before are let go only here. Freed at once, their memory would go back to the system and be
+# fetched again, page by page, for the next pair: a fifth of the whole time.
+_LAST_ARRAYS: list[np.ndarray] = []
 _WORTH_A_POOL = 150  # below so many pairs, starting workers takes longer than the work
 
 
@@ -147,27 +152,13 @@ def _check_size_and_mode(size: Sequence[int], mode: str) -> None:
 # --- Files -------------------------------------------------------------------------------------------------------
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Read a picture of any kind as a person sees it.
-
-    Grey, palette, CMYK and 16-bit pictures become 8-bit RGB, transparent ones lie on white, and the EXIF orientation of
-    phones and cameras is applied.
-
-    Args:
-        path: JPEG, PNG, WebP, BMP or TIFF.
-
-    Returns: RGB `(H, W, 3)` uint8.
-    Raises: ValueError with the reason if it cannot be shown so.
-    """
-    return np.ascontiguousarray(_decode_bgr(Path(path).read_bytes())[..., ::-1])
-
-
 def _decode_bgr(data: bytes) -> np.ndarray:
     """BGR, because OpenCV reads and writes it without a conversion; plain JPEGs take its fast decoder."""
     if not data:
         raise ValueError("is an empty file: copy or download it again")
     try:
         with Image.open(io.BytesIO(data)) as picture:
+            # the end marker counts: older OpenCV takes half a JPEG for a whole one, Pillow never does
             whole_jpeg = picture.format in ("JPEG", "MPO") and b"\xff\xd9" in data[-64:]
             if whole_jpeg and picture.mode in ("RGB", "L"):
                 image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -181,25 +172,28 @@ def _decode_bgr(data: bytes) -> np.ndarray:
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):
-        return np.repeat((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if picture.mode in ("I", "F"):
-        raise ValueError(f"has 32-bit values (mode {picture.mode}) whose range is unknown: save it with 8 bits")
+    """As `pictures.read_image`, but what is transparent lies on white, as viewers show it."""
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
+        picture = ImageOps.exif_transpose(picture).convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.asarray(picture.convert("RGB"))
+    try:
+        return read_image(picture)
+    except ValueError as error:
+        raise ValueError(str(error).replace("the PIL picture ", "")) from None
 
 
-def _write(path: Path, data: bytes | memoryview) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _write(path: Path, data: bytes | np.ndarray) -> list[int]:
+    """Write under a temporary name, then rename. Returns size and time stamp."""
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb", buffering=0) as file:
             file.write(data)
+            status = os.fstat(file.fileno())
         os.replace(temporary, path)
+        return [status.st_size, status.st_mtime_ns]
     except OSError:
-        temporary.unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 
@@ -293,11 +287,11 @@ def _resize_and_write(job: _Job, image: np.ndarray, label_map: np.ndarray, befor
     plan = place(image.shape[:2], settings.size, settings.mode)
     small = _place_image(image, plan, PAD_COLOR[::-1])
     small_labels = resize_label_map(label_map, settings.size, settings.mode, settings.fill)
+    _LAST_ARRAYS[:] = image, label_map, small, small_labels
     datas = (cv2.imencode(".jpg", small, JPEG_OPTIONS)[1], cv2.imencode(".png", small_labels, PNG_OPTIONS)[1])
     stamps = []
     for path, data in zip(job.outputs, datas, strict=True):
-        _write(path, data)
-        stamps += [*_stamp(path), zlib.crc32(data)]
+        stamps += [*_write(path, data), zlib.crc32(data)]
     return {"output": stamps, "before": list(before), "after": count_ids(small_labels)}
 
 
@@ -409,11 +403,13 @@ def prepare(
     entries, todo, old_keys = _resume(dst, settings, jobs)
     kept = len(entries)
     workers = workers or _choose_workers(len(todo))
-    failures: dict[str, list] = {f"{p.path.parent.name}/{p.path.stem}": [_describe(p)] for p in lonely}
+    failures: dict[str, list] = defaultdict(list)
+    for problem in lonely:
+        failures[f"{problem.path.parent.name}/{problem.path.stem}"].append(_describe(problem))
     with open(dst / MANIFEST, "a", encoding="utf-8") as manifest:
         for result in _run(todo, workers, progress):
             if "errors" in result:
-                failures.setdefault(result["key"], []).extend(result["errors"])
+                failures[result["key"]] += result["errors"]
                 continue
             entries[result["key"]] = result
             manifest.write(json.dumps(result) + "\n")
@@ -539,11 +535,11 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     """Fresh processes (spawn): forking a notebook's kernel, with its threads, can hang."""
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        pool.submit(os.getpid).result()
+        wait([pool.submit(os.getpid) for _ in range(workers)], return_when=FIRST_COMPLETED).done.pop().result()
     except BrokenProcessPool:
         raise RuntimeError(
-            'the worker processes could not start. In a script, call prepare below `if __name__ == "__main__":`, or pass '
-            "workers=1"
+            'the worker processes could not start. In a script, call prepare below `if __name__ == "__main__":`, '
+            "or pass workers=1"
         ) from None
     return pool
 
@@ -698,8 +694,10 @@ def prepared_data(
 
     Raises: ValueError if no pair can be used; FileNotFoundError if `data_dir` is no data set.
     """
+    from m2f_helpers.scenes import make_scenes  # here, so that the workers of `prepare` start without it
+
     out_dir = Path(out_dir)
-    source = Path(data_dir) if data_dir else scenes.make_scenes(out_dir / "scenes", train, val, domain)
+    source = Path(data_dir) if data_dir else make_scenes(out_dir / "scenes", train, val, domain)
     report = prepare(source, out_dir / "prepared", size, mode)
     if not report.pairs:
         raise ValueError(f"{source} holds no pair that can be used: {report}")

@@ -391,7 +391,7 @@ def describe(value: Any) -> str:
         inner = _join([f"{key}: {describe(item)}" for key, item in list(value.items())[:4]])
         return f"dict of {len(value)}: {inner}{', ...' if len(value) > 4 else ''}" if value else "dict of 0"
     if hasattr(value, "all_items"):  # MMEngine's data elements
-        return f"{type(value).__name__}({_join([f'{key} {describe(item)}' for key, item in value.items()])})"
+        return f"{type(value).__name__}({_join([f'{key} {describe(item)}' for key, item in sorted(value.items())])})"
     if isinstance(value, bool | int | str | None):
         return repr(value)
     if isinstance(value, float):

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # two test processes, and each torch would take all cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import nbformat
 import pytest
 
 import m2f_helpers  # noqa: F401  first of all: registers the stand-in for mmcv's compiled ops
 from m2f_helpers import execution
 
+LONGEST_FIRST = ["test_notebooks.py", "test_notebooks_real.py"]
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 SAMPLE = ROOT.parent / "shared" / "ade20k_sample"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that no process is left with them at the end."""
+    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99)
 
 
 @pytest.fixture(scope="session")
@@ -22,20 +33,38 @@ def ade20k_sample() -> Path:
     return SAMPLE
 
 
-@pytest.fixture(scope="session")
-def tutorial(tmp_path_factory) -> dict[str, execution.NotebookRun]:
-    """All five notebooks, executed once per test session on the demo profile as `make tutorial` does."""
-    return run_all(tmp_path_factory.mktemp("tutorial"))
-
-
-@pytest.fixture(scope="session")
-def tutorial_on_real_pairs(tmp_path_factory, ade20k_sample) -> dict[str, execution.NotebookRun]:
-    """All five notebooks, executed once per test session on the two real ADE20K pairs."""
-    return run_all(tmp_path_factory.mktemp("real"), data=ade20k_sample)
-
-
 def run_all(out: Path, data: Path | None = None) -> dict[str, execution.NotebookRun]:
     """Run every notebook into `out`; one that fails is returned with its error, so that its own test says so."""
     common = {"PROFILE": "demo", "DATA_DIR": str(data) if data else "", "OUT_DIR": str(out)}
     notebooks = execution.list_notebooks()
     return {name: execution.run_notebook(name, path, out, common) for name, path in notebooks.items()}
+
+
+@pytest.fixture(scope="session")
+def evidence():
+    """Loss, backward and predict of the R50 model at 512x512, traced (`reference.Evidence`): about half a minute."""
+    from m2f_helpers import reference
+
+    return reference.reference_run()
+
+
+@pytest.fixture(scope="session")
+def small():
+    """The same for the demo model with random weights and two pictures of 64x64: a few seconds."""
+    from m2f_helpers import reference
+    from m2f_helpers.config import base_config
+
+    config = base_config("demo")
+    config.model.data_preprocessor.size = (64, 64)
+    return reference.trace_run(config, reference.build_model(config), reference.reference_batch(64, images=2))
+
+
+def check_executed(run: execution.NotebookRun) -> None:
+    """Every cell ran, nothing was said on stderr except progress bars, and a picture was drawn."""
+    assert not run.error, run.error
+    cells = [c for c in nbformat.read(run.path, as_version=4).cells if c.cell_type == "code" and c.source.strip()]
+    assert all(cell.execution_count for cell in cells), "a code cell did not run"
+    outputs = [output for cell in cells for output in cell.outputs]
+    noise = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
+    assert [text for text in noise if "%|" not in text] == [], "log lines or warnings on stderr"
+    assert any("image/png" in output.get("data", {}) for output in outputs), "no picture was drawn"

@@ -162,3 +162,19 @@ def test_unwritable_out(small):
     result = invoke("1", "--out", str(small / "file" / "out"))
     assert result.exit_code == 1
     assert f"--out {small / 'file' / 'out'} cannot be written to" in result.output
+
+
+def test_pages_show_static_twins_instead_of_widgets():
+    from nbconvert import HTMLExporter
+
+    widget = {execution.WIDGET_MIME: {"model_id": "a1", "version_major": 2, "version_minor": 0}}
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    twin = nbformat.v4.new_output("display_data", widget | {"image/png": pixel, "text/plain": "a figure"})
+    bar = nbformat.v4.new_output("display_data", widget | {"text/plain": "0 percent"})
+    text = nbformat.v4.new_output("stream", name="stdout", text="a line")
+    cells = [nbformat.v4.new_markdown_cell("words"), nbformat.v4.new_code_cell("x", outputs=[twin, bar, text])]
+    state = {"application/vnd.jupyter.widget-state+json": {"state": {"a1": {}}}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"widgets": state})
+    page = HTMLExporter().from_notebook_node(execution.without_widgets(notebook))[0].split("<body")[1]
+    assert pixel in page and "a line" in page and "0 percent" not in page and "widget" not in page.split("words")[1]
+    assert "widgets" in notebook.metadata and len(notebook.cells[1].outputs) == 3, "the notebook keeps its widgets"

@@ -170,6 +170,18 @@ def test_readme_has_a_row_for_each_notebook(notebook, name):
     assert re.search(row, (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M), title
 
 
+def test_pictures_of_the_readme_come_from_tagged_cells():
+    notebooks = [nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4) for name in NAMES]
+    tags = [tag for found in notebooks for cell in found.cells for tag in cell.metadata.get("tags", [])]
+    tagged = sorted(tag.removeprefix("figure-") for tag in tags if tag.startswith("figure-"))
+    files = sorted(path.stem for path in (NOTEBOOKS / "figures").glob("*.png"))
+    shown = re.findall(r"\(notebooks/figures/([\w-]+)\.png\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert tagged == files == sorted(shown)
+    assert 4 <= len(files) <= 8
+    for path in (NOTEBOOKS / "figures").glob("*.png"):
+        assert path.stat().st_size < 400_000, f"{path.name} is too large"
+
+
 @pytest.mark.parametrize("command", [["ruff", "check", "."], ["ruff", "format", "--check", "."]])
 def test_ruff(command):
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)

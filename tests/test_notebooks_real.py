@@ -1,0 +1,38 @@
+"""The five notebooks, executed on the two real ADE20K pairs."""
+
+from __future__ import annotations
+
+import pytest
+
+from m2f_helpers.execution import NotebookRun
+from tests.conftest import check_executed, run_all
+from tests.test_notebooks import NAMES
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory, ade20k_sample) -> dict[str, NotebookRun]:
+    return run_all(tmp_path_factory.mktemp("real"), data=ade20k_sample)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_cell_runs_on_real_pictures(real, name):
+    check_executed(real[name])
+
+
+def test_02_prepares_both_pairs(real):
+    records = real["02_resize_ade20k"].records
+    assert records["pairs_written"] == 2
+    assert records["invented_ids_nearest"] == 0 < records["invented_ids_bilinear"]
+    assert records["classes_present"] == 8  # ids 1 2 3 5 7 10 14 18 on disk, as the sample's own README lists them
+
+
+def test_04_trains_a_few_iterations(real):
+    records = real["04_finetune"].records
+    assert 2 <= records["iterations"] < 100
+    assert records["loss_last"] < records["loss_first"]
+
+
+def test_05_agrees_with_mmseg(real):
+    assert real["05_inference"].records["agreement_with_mmseg"] == 1.0

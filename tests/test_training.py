@@ -186,7 +186,7 @@ def test_killed_at_ten_random_moments_it_resumes_every_time(data, tmp_path):
     assert all(kill["readable"] is not False for kill in report["kills"])
     assert sum(kill["status"] == -signal.SIGKILL for kill in report["kills"]) >= 5, report
     history = training.read_history(tmp_path)
-    assert list(history["step"]) == list(range(1, 61)) and history["lr"].iloc[-1] == 0
+    assert list(history["step"]) == list(range(1, 31)) and history["lr"].iloc[-1] == 0
 
 
 # --- what goes wrong ---------------------------------------------------------------------------------------------

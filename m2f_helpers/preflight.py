@@ -59,7 +59,7 @@ def problems(source: Config | Edited) -> list[str]:
 
 
 def estimate_memory(cfg: Config) -> MemoryEstimate:
-    """Rough memory of one training step, from the sizes in the config; measured values are within a factor of two.
+    """Rough memory of one training step, from the sizes in the config.
 
     Weights count four times (weight, gradient, two moments of AdamW), 4 bytes each. Activations grow with the pixels of
     a batch, the width of the backbone and of the decoder.

@@ -307,7 +307,9 @@ def test_the_static_twin_has_all_functions(evidence):
         assert anatomy._note_html(note) in page
 
 
-@pytest.mark.parametrize("bad", [len, dict, torch.nn.Linear, torch.einsum.__call__, "text"], ids=str)
+@pytest.mark.parametrize(
+    "bad", [len, dict, torch.nn.Linear, torch.einsum.__call__, "text"], ids=lambda bad: type(bad).__name__
+)
 def test_what_has_no_page_says_so_in_one_sentence(bad):
     with pytest.raises(ValueError, match="has no Python source to show|is a class; name one of its methods"):
         anatomy.annotated_source(bad)

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 def test_every_command_explains_itself(name):
     result = CliRunner().invoke(main, [name, "--help"])
     assert result.exit_code == 0 and len(result.output.splitlines()) > 3
-    assert main.commands[name].help.endswith(".")
+    assert main.commands[name].help.strip().endswith(".")
 
 
 def test_listing_the_commands_imports_no_heavy_library():

@@ -210,12 +210,6 @@ def save_records(path: Path, new: Mapping[str, Mapping[str, Any]]) -> None:
     _write(path, json.dumps(before | dict(new), indent=2) + "\n")
 
 
-def _same_kind(value: Any, default: Any) -> bool:
-    if isinstance(default, float) and isinstance(value, int):
-        return not isinstance(value, bool)
-    return type(value) is type(default)
-
-
 def _check_inputs(profile: str, data: Path | None) -> None:
     from m2f_helpers.palette import load_palette
     from m2f_helpers.profiles import get_profile
@@ -263,9 +257,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(temporary, path)
 
 
@@ -287,8 +281,6 @@ def export_figures(notebook: Any, folder: Path) -> list[Path]:
             if not pictures:
                 raise ValueError(f"the cell tagged figure-{name} has no picture: was the notebook executed?")
             path = Path(folder) / f"{name}.png"
-            temporary = path.with_name(f".{path.name}.tmp")
-            temporary.write_bytes(base64.b64decode(pictures[0]))
-            os.replace(temporary, path)
+            _write(path, base64.b64decode(pictures[0]))
             written.append(path)
     return written

@@ -1,90 +1,126 @@
 """How close `m2f prepare` comes to what the codecs alone cost.
 
-    python benchmarks/resize.py [--pairs 2000] [--distinct 100] [--folder DIR]
+    python benchmarks/resize.py [--pairs 2000] [--distinct 100] [--rounds 3] [--folder DIR]
 
 Draws pairs of 683 x 512, then measures, each of them in turn and several times, on the same files:
-- the floor: decode, resize, encode of the picture and of the label map, called directly from memory, one process;
+- the floor: decode, resize, encode of the picture and of the label map, called directly from memory, in a process of
+  its own; once as anybody would call them, and once with `pairs.keep_freed_memory`, a trick of `prepare` that makes
+  the codecs themselves a little faster;
 - `prepare` with 1 and with 2 processes, from and to disk, everything included;
-- the memory of `prepare` (all its processes, highest value) for 100 pairs and for all.
+- the memory of `prepare` (all its processes, highest value) for few pairs and for many.
 
-Prints one line per number and its bar; exit status 1 if a bar is missed. Other work on the machine spoils the numbers,
-so the load is printed first. On a busy machine look at the lines "by processor time": they count only seconds in which
-the processes ran. "2 x 2 / 1" is the speed-up that two free cores would allow.
+Prints the median of the rounds, their range and the bar; exit status 1 if a bar is missed. Other work on the machine
+spoils the numbers, so the load is printed first. On a busy machine look at the lines "by processor time": they count
+only seconds in which the processes ran. "2 x 2 / 1" is the speed-up that two free cores would allow.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import psutil
 
-from m2f_helpers import resize, scenes
+from m2f_helpers import pairs, preparation
 from m2f_helpers.ade20k import list_pairs
 
 SIZE = [512, 512]
+Row = tuple[str, bool]  # a line, and whether its bar is met
 
 
-def make_source(folder: Path, pairs: int, distinct: int) -> Path:
+def make_source(folder: Path, number: int, distinct: int) -> Path:
+    """`number` pairs, of which `distinct` differ."""
+    from m2f_helpers import scenes  # here, because worker processes read this file too
+
     scenes.make_scenes(folder / f"source{distinct}", distinct, 0, "day", size=[512, 683])
-    if pairs == distinct:
+    if number == distinct:
         return folder / f"source{distinct}"
-    root = folder / f"source{pairs}"
+    root = folder / f"source{number}"
     for kind, suffix in (("images", "jpg"), ("annotations", "png")):
         target = root / kind / "training"
         target.mkdir(parents=True, exist_ok=True)
         files = sorted((folder / f"source{distinct}" / kind / "training").glob(f"*.{suffix}"))
-        for k in range(pairs):
+        for k in range(number):
             shutil.copyfile(files[k % distinct], target / f"pair_{k:06d}.{suffix}")
     return root
 
 
-def processor_time() -> float:
-    """Seconds of processor time of this process and its finished children."""
+def clocks() -> np.ndarray:
+    """Seconds, and seconds of processor time of this process and its finished children."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    return np.array([time.perf_counter(), times.user + times.system + times.children_user + times.children_system])
 
 
-def floor_pass(datas: list[tuple[np.ndarray, np.ndarray]], size: list[int]) -> np.ndarray:
-    """Seconds and processor seconds for one pass over all pairs, codecs and resizes only."""
-    height, width = size
-    start = np.array([time.perf_counter(), processor_time()])
-    for image_data, label_data in datas:
+# --- What is measured --------------------------------------------------------------------------------------------
+
+
+@cache
+def file_contents(source: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The bytes of all pairs."""
+    files = [(pair.image, pair.label) for pair in list_pairs(source, "training")]
+    return [tuple(np.frombuffer(path.read_bytes(), np.uint8) for path in pair) for pair in files]
+
+
+def floor_rate(source: Path, passes: int) -> np.ndarray:
+    """Pairs a second and a processor second, codecs and resizes only."""
+    height, width = SIZE
+    contents = file_contents(source)
+    start = clocks()
+    for image_data, label_data in contents * passes:
         image = cv2.imdecode(image_data, cv2.IMREAD_COLOR)
-        cv2.imencode(".jpg", cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), resize.JPEG_OPTIONS)
+        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        cv2.imencode(".jpg", small)
         label = cv2.imdecode(label_data, cv2.IMREAD_GRAYSCALE)
-        label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        cv2.imencode(".png", label, resize.PNG_OPTIONS)
-    return np.array([time.perf_counter(), processor_time()]) - start
+        small_label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        cv2.imencode(".png", small_label)
+    return len(contents) * passes / (clocks() - start)
 
 
-def prepare_pass(source: Path, folder: Path, workers: int) -> tuple[np.ndarray, float]:
-    """Seconds and processor seconds, and the highest memory in MB, of one complete run into a new folder."""
-    target = folder / "target"
-    shutil.rmtree(target, ignore_errors=True)
-    with MemoryWatch() as memory:
-        start = np.array([time.perf_counter(), processor_time()])
-        report = resize.prepare(source, target, SIZE, workers=workers, progress=False)
-        seconds = np.array([time.perf_counter(), processor_time()]) - start
+def floor_process(keep_memory: bool) -> ProcessPoolExecutor:
+    """A process for the floor alone, so that what `prepare` does to this one cannot change it."""
+    process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,))
+    if keep_memory:
+        process.submit(pairs.keep_freed_memory).result()
+    return process
+
+
+def prepare_rate(source: Path, folder: Path, workers: int) -> np.ndarray:
+    """Pairs a second and a processor second of one complete run into a new folder.
+
+    The folder stays: on ext4, files that are created within seconds after many were deleted cost five times as much.
+    """
+    start = clocks()
+    report = preparation.prepare(source, tempfile.mkdtemp(dir=folder), SIZE, workers=workers, progress=False)
+    seconds = clocks() - start
     assert report.ok and report.written == report.pairs
-    shutil.rmtree(target)
-    return seconds, memory.highest / 2**20
+    return report.pairs / seconds
+
+
+def prepare_memory(source: Path, folder: Path, workers: int) -> float:
+    """Highest memory in MB of one complete run. Apart from the timed runs, because looking it up takes time itself."""
+    with MemoryWatch() as memory:
+        prepare_rate(source, folder, workers)
+    return memory.highest / 2**20
 
 
 class MemoryWatch:
-    """Highest resident memory of this process and its children, looked up 10 times a second."""
+    """Highest resident memory of this process and those that it starts meanwhile, looked up 10 times a second."""
 
     def __enter__(self) -> MemoryWatch:
         self.highest, self.stop = 0, threading.Event()
+        self.before = psutil.Process().children(recursive=True)
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
         return self
@@ -99,41 +135,83 @@ class MemoryWatch:
             total = 0
             for process in [me, *me.children(recursive=True)]:
                 try:
-                    total += process.memory_info().rss
+                    total += 0 if process in self.before else process.memory_info().rss
                 except psutil.NoSuchProcess:
                     continue
             self.highest = max(self.highest, total)
 
 
-def measure(folder: Path, pairs: int, distinct: int, rounds: int) -> list[tuple[str, float, str, bool]]:
-    few, many = make_source(folder, distinct, distinct), make_source(folder, pairs, distinct)
-    datas = [
-        tuple(np.frombuffer(path.read_bytes(), np.uint8) for path in (pair.image, pair.label))
-        for pair in list_pairs(few, "training")
-    ]
-    floor_pass(datas[:20], SIZE), prepare_pass(few, folder, 1)  # warm up
-    floors, ones, twos, memory = [], [], [], []
-    for _ in range(rounds):
-        passes = max(1, pairs // distinct // 4)
-        floors.append(distinct * passes / sum(floor_pass(datas, SIZE) for _ in range(passes)))
-        seconds, megabytes = prepare_pass(many, folder, 1)
-        ones.append(pairs / seconds)
-        memory.append(megabytes)
-        twos.append(pairs / prepare_pass(many, folder, 2)[0])
-    few_memory = prepare_pass(few, folder, 1)[1]
-    floor, one, two = (np.max(rates, axis=0) for rates in (floors, ones, twos))  # the round least disturbed by others
-    growth = statistics.median(memory) - few_memory
+# --- The table ---------------------------------------------------------------------------------------------------
+
+
+def measure(folder: Path, number: int, distinct: int, rounds: int) -> list[Row]:
+    """All rows. Every ratio is taken between neighbours in time, so that slow minutes of the machine fall out."""
+    few, many = make_source(folder, distinct, distinct), make_source(folder, number, distinct)
+    quarter = make_source(folder, max(distinct, number // 4), distinct)
+    return (
+        share_rows(few, quarter, folder, 3 * rounds)
+        + speed_up_rows(many, folder, rounds)
+        + memory_rows(few, many, folder, distinct, number)
+    )
+
+
+def share_rows(few: Path, source: Path, folder: Path, rounds: int) -> list[Row]:
+    """How much of the codecs' speed is left."""
+    passes = max(1, len(list_pairs(source, "training")) // len(list_pairs(few, "training")) // 2)
+    plain_rates, kept_rates, rates = [], [], []
+    with floor_process(False) as plain, floor_process(True) as kept:
+        for process in (plain, kept):
+            process.submit(floor_rate, few, 1).result()  # warm up
+        prepare_rate(few, folder, 1)
+        for _ in range(rounds):
+            around = [process.submit(floor_rate, few, passes).result() for process in (plain, kept)]
+            rates.append(prepare_rate(source, folder, 1))
+            around += [process.submit(floor_rate, few, passes).result() for process in (plain, kept)]
+            plain_rates.append((around[0] + around[2]) / 2)
+            kept_rates.append((around[1] + around[3]) / 2)
+    shares, strict = np.divide(rates, plain_rates), np.divide(rates, kept_rates)
     return [
-        ("codec floor, pairs/s", floor[0], "", True),
-        ("prepare, 1 process, pairs/s", one[0], "", True),
-        ("prepare, 2 processes, pairs/s", two[0], "", True),
-        ("share of the floor, 1 process", one[0] / floor[0], ">= 0.90", one[0] / floor[0] >= 0.9),
-        ("2 processes / 1 process", two[0] / one[0], ">= 1.80", two[0] / one[0] >= 1.8),
-        ("by processor time: share", one[1] / floor[1], "", True),
-        ("by processor time: 2 x 2 / 1", 2 * two[1] / one[1], "", True),
-        (f"memory, {distinct} pairs, MB", few_memory, "", True),
-        (f"growth to {pairs} pairs, MB", growth, "<= 15", growth <= 15),
+        row("codec floor, pairs/s", np.transpose(plain_rates)[0]),
+        row("the same, keeping freed memory", np.transpose(kept_rates)[0]),
+        row("prepare, 1 process, pairs/s", np.transpose(rates)[0]),
+        row("share of the floor", shares[:, 0], 0.9),
+        row("share of the one keeping memory", strict[:, 0]),
+        row("by processor time: share", shares[:, 1]),
     ]
+
+
+def speed_up_rows(source: Path, folder: Path, rounds: int) -> list[Row]:
+    """How much faster two processes are."""
+    ones, twos = [], []
+    for _ in range(rounds):
+        ones.append(prepare_rate(source, folder, 1))
+        twos.append(prepare_rate(source, folder, 2))
+    faster = np.divide(twos, ones)
+    return [
+        row("prepare, 2 processes, pairs/s", np.transpose(twos)[0]),
+        row("2 processes / 1 process", faster[:, 0], 1.8),
+        row("by processor time: 2 x 2 / 1", 2 * faster[:, 1]),
+    ]
+
+
+def memory_rows(few: Path, many: Path, folder: Path, distinct: int, number: int) -> list[Row]:
+    """How much memory it takes, and whether more pairs take more."""
+    rows = []
+    for workers in (1, 2):
+        low, high = (prepare_memory(source, folder, workers) for source in (few, many))
+        rows.append(row(f"memory, {distinct} pairs, processes: {workers}, MB", [low]))
+        rows.append(row(f"growth from {distinct} to {number} pairs, MB", [high - low], most=15))
+    return rows
+
+
+def row(name: str, values: Sequence[float], least: float = -np.inf, most: float = np.inf) -> Row:
+    """One line: the median of the rounds and their range, and whether the bar is met."""
+    median = float(np.median(values))
+    text = f"{name:38s} {median:8.2f}  ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+    text = text or f"{name:38s} {median:8.2f}"
+    bar = f"  bar >= {least}" if least > -np.inf else f"  bar <= {most}" if most < np.inf else ""
+    met = least <= median <= most
+    return text + bar + ("" if met else " MISSED"), met
 
 
 def main() -> int:
@@ -144,12 +222,11 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=None, help="where to work; without it, a temporary folder")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         rows = measure(Path(folder), arguments.pairs, arguments.distinct, arguments.rounds)
-    for name, value, bar, met in rows:
-        print(f"{name:32s} {value:8.2f}  {bar:8s} {'' if met else 'MISSED'}")
-    return int(not all(met for *_, met in rows))
+    print("\n".join(text for text, _ in rows))
+    return int(not all(met for _, met in rows))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import psutil
 from tqdm.auto import tqdm
 
+from m2f_helpers import files
 from m2f_helpers.labels import LabelError, LabelProblem, count_ids, read_label
 
 SPLITS = ("training", "validation")
@@ -399,7 +399,7 @@ def _unpack(archive: zipfile.ZipFile, pairs: dict, target: Path, everything: boo
     members = [member for split in SPLITS for pair in pairs[split] for member in pair]
     if everything:
         members += [n for n in archive.namelist() if n.startswith(f"{FOLDER}/") and n.count("/") == 1 and n[-1] != "/"]
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    temporary = Path(files.temporary_name(target))
     try:
         for member in tqdm(members, desc="unpacking", unit="file", disable=len(members) < 2000):
             place = temporary / PurePosixPath(member).relative_to(FOLDER)
@@ -415,10 +415,8 @@ def _unpack(archive: zipfile.ZipFile, pairs: dict, target: Path, everything: boo
 
 def _remove_leftovers(root: Path) -> None:
     """Folders of runs that were killed while unpacking."""
-    for path in root.glob(f".{FOLDER}*.part"):
-        pid = path.name.split(".")[-2]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
+    for path in files.orphans(root, f".{FOLDER}*.part"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def class_counts(root: str | Path, split: str) -> dict[int, int]:

@@ -24,6 +24,7 @@ from mmengine.fileio import load as load_file
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 
+from m2f_helpers import files
 from m2f_helpers.resources import resource
 
 METAFILE = Path(mmseg.__file__).parent / ".mim" / "configs" / "mask2former" / "metafile.yaml"
@@ -253,9 +254,8 @@ def save_atomically(content: Any, path: str | Path) -> Path:
     """`torch.save` under a temporary name in the same folder, then a rename: the file is whole or not there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    torch.save(content, part)
-    os.replace(part, path)
+    with files.replacing(path) as temporary:
+        torch.save(content, temporary)
     return path
 
 

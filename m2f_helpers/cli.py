@@ -127,9 +127,9 @@ def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
 @click.option("--zero-is-other/--zero-is-class", default=True, show_default=True, help="Meaning of id 0 on disk.")
 def prepare(src, dst, size, mode, workers, classes, zero_is_other) -> None:
     """Resize the data set SRC into DST. A second run does only what is missing or changed."""
-    from m2f_helpers import resize
+    from m2f_helpers import preparation
 
-    report = resize.prepare(src, dst, list(size), mode, workers, classes, zero_is_other)
+    report = preparation.prepare(src, dst, list(size), mode, workers, classes, zero_is_other)
     click.echo(report)
     sys.exit(not report.ok)
 

@@ -20,6 +20,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
+from m2f_helpers import files
 from m2f_helpers.records import read_records
 from m2f_helpers.resources import resource
 
@@ -139,7 +140,7 @@ def run_notebook(name: str, path: Path, out: Path, parameters: Mapping[str, Any]
     seconds = time.monotonic() - started
     notebook = nbformat.read(partial, as_version=4)
     if not error:
-        _write(out / f"{name}.html", HTMLExporter().from_notebook_node(without_widgets(notebook))[0])
+        files.write(out / f"{name}.html", HTMLExporter().from_notebook_node(without_widgets(notebook))[0])
         os.replace(partial, final)
     return NotebookRun(name, partial if error else final, seconds, read_records(notebook), error)
 
@@ -207,7 +208,7 @@ def run_notebooks(
 def save_records(path: Path, new: Mapping[str, Mapping[str, Any]]) -> None:
     """Add the numbers of the notebooks just run to `records.json`; numbers of other notebooks stay."""
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    _write(path, json.dumps(before | dict(new), indent=2) + "\n")
+    files.write(path, json.dumps(before | dict(new), indent=2) + "\n")
 
 
 def _check_inputs(profile: str, data: Path | None) -> None:
@@ -257,12 +258,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _write(path: Path, content: str | bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
-
-
 def export_figures(notebook: Any, folder: Path) -> list[Path]:
     """Write the pictures of an executed notebook that the README shows.
 
@@ -281,6 +276,6 @@ def export_figures(notebook: Any, folder: Path) -> list[Path]:
             if not pictures:
                 raise ValueError(f"the cell tagged figure-{name} has no picture: was the notebook executed?")
             path = Path(folder) / f"{name}.png"
-            _write(path, base64.b64decode(pictures[0]))
+            files.write(path, base64.b64decode(pictures[0]))
             written.append(path)
     return written

@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
+from m2f_helpers import files
 from m2f_helpers.checkpoints import load_weights, profile_weights
 from m2f_helpers.config import Edited, base_config, set_data
 from m2f_helpers.palette import IGNORE, NUM_CLASSES, ade20k_palette
@@ -381,7 +382,7 @@ def predict(model: Any, inputs: Iterable[str | Path], out: str | Path, *, alpha:
     Returns: the table, the files written, and the reason for each picture that failed.
     Raises: ValueError if there is nothing to do; an input that does not exist counts as failed.
     """
-    out, failed, tables, files = Path(out), {}, [], []
+    out, failed, tables, written = Path(out), {}, [], []
     paths = list(_expand(inputs, failed))
     if not paths and not failed:
         raise ValueError("expected at least one picture or folder of pictures, got none")
@@ -391,12 +392,12 @@ def predict(model: Any, inputs: Iterable[str | Path], out: str | Path, *, alpha:
         if not isinstance(result, Segmentation):
             failed[str(path)] = str(result)
             continue
-        files += _write(result, out, names[path], alpha)
+        written += _write(result, out, names[path], alpha)
         tables.append(result.table.assign(file=path.name))
     table = pd.concat(tables) if tables else pd.DataFrame(columns=["file", "id", "name", "share", "confidence"])
     table = table[["file", "id", "name", "share", "confidence"]].reset_index(drop=True)
-    files.append(_replace(out / "shares.csv", lambda path: table.round(6).to_csv(path, index=False)))
-    return PredictReport(table, tuple(files), failed)
+    files.write(out / "shares.csv", table.round(6).to_csv(index=False))
+    return PredictReport(table, (*written, out / "shares.csv"), failed)
 
 
 def save_labels(label_map: np.ndarray, path: str | Path) -> Path:
@@ -408,7 +409,9 @@ def save_labels(label_map: np.ndarray, path: str | Path) -> Path:
     on_disk = np.where(label_map == IGNORE, 0, label_map.astype(np.int16) + 1).astype(np.uint8)
     picture = Image.fromarray(on_disk)
     picture.putpalette([128, 128, 128, *ade20k_palette().colors.ravel().tolist()])
-    return _replace(Path(path), lambda temporary: picture.save(temporary, format="PNG"))
+    with files.replacing(path) as temporary:
+        picture.save(temporary, format="PNG")
+    return Path(path)
 
 
 # ---------------------------------------------------------------------------------------------------------- segment
@@ -697,19 +700,10 @@ def _unique_names(paths: Sequence[Path]) -> dict[Path, str]:
 
 def _write(result: Segmentation, out: Path, name: str, alpha: float) -> list[Path]:
     mixed = Image.fromarray(overlay(result.image, result.label_map, alpha))
-    overlay_file = _replace(out / f"{name}_overlay.png", lambda path: mixed.save(path, format="PNG"))
+    overlay_file = out / f"{name}_overlay.png"
+    with files.replacing(overlay_file) as temporary:
+        mixed.save(temporary, format="PNG")
     return [overlay_file, save_labels(result.label_map, out / f"{name}_labels.png")]
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Write to a temporary name in the same folder, then rename: never half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 # ------------------------------------------------------------------------------------------------------ load, read

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from m2f_helpers import checkpoints, config, training
+from m2f_helpers import checkpoints, config, files, training
+from m2f_helpers.preparation import prepare
 from m2f_helpers.profiles import get_profile
-from m2f_helpers.resize import prepare
 from m2f_helpers.scenes import make_scenes
 
 SCENES_SEED = 1  # none of these scenes is among the ones that the notebooks draw, seed 0
@@ -75,7 +74,5 @@ def export(checkpoint: Path, out: Path, facts: dict) -> Path:
         **facts,
         "made_with": {"torch": version("torch"), "python": platform.python_version(), "processor": platform.machine()},
     }
-    part = out.with_suffix(".json.part")
-    part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out.with_suffix(".json"))
+    files.write(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     return out

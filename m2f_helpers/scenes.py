@@ -9,7 +9,6 @@ The two domains `day` and `dusk` share layouts and classes, seed by seed, and di
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
+from m2f_helpers import files
 from m2f_helpers.scene_indoors import draw_room
 from m2f_helpers.scene_outdoors import draw_outdoors
 from m2f_helpers.scene_stage import CLASS_IDS as CLASS_IDS
@@ -76,6 +76,8 @@ def make_scenes(
 ) -> Path:
     """Draw a data set in the layout of ADEChallengeData2016; only pairs that are missing are drawn.
 
+    If the folder holds more scenes of the same kind, the rest is removed: it can be drawn again, the same to the byte.
+
     Args:
         root: folder to fill with `images/{training,validation}/*.jpg` and `annotations/{training,validation}/*.png`.
         train: number of training pairs.
@@ -94,10 +96,18 @@ def make_scenes(
     first = seed * 2 * _VAL_OFFSET
     jobs = [("training", f"scene_train_{i + 1:08d}", first + i) for i in range(train)]
     jobs += [("validation", f"scene_val_{i + 1:08d}", first + _VAL_OFFSET + i) for i in range(val)]
+    _remove_others(root, {name for _, name, _ in jobs})
     todo = [job for job in jobs if not all(path.exists() for path in _pair_paths(root, *job[:2]))]
     for split, name, scene_seed in tqdm(todo, desc=f"drawing {domain} scenes", disable=len(todo) < 50):
         _write_pair(_pair_paths(root, split, name), draw_scene(scene_seed, domain, size))
     return root
+
+
+def _remove_others(root: Path, names: set[str]) -> None:
+    """Scenes of a larger data set that was drawn here before, and what killed runs left behind."""
+    more = [path for path in root.glob("*/*/scene_*") if path.stem not in names]
+    for path in [*more, *files.orphans(root, "*/*/.*.part")]:
+        path.unlink(missing_ok=True)
 
 
 def _check_description(root: Path, description: dict) -> None:
@@ -108,7 +118,7 @@ def _check_description(root: Path, description: dict) -> None:
             raise ValueError(f"{root} holds scenes drawn with {found}, wanted {description}: choose another folder")
         return
     root.mkdir(parents=True, exist_ok=True)
-    _write(path, json.dumps(description).encode())
+    files.write(path, json.dumps(description))
 
 
 def _pair_paths(root: Path, split: str, name: str) -> tuple[Path, Path]:
@@ -120,13 +130,7 @@ def _write_pair(paths: tuple[Path, Path], scene: Scene) -> None:
     labels = cv2.imencode(".png", scene.label_map)[1]
     for path, data in zip(paths, (picture, labels), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, data.tobytes())
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+        files.write(path, data)
 
 
 def _random_size(rng: np.random.Generator) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from tqdm.auto import tqdm
 
-from m2f_helpers import checkpoints, preflight
+from m2f_helpers import checkpoints, files, preflight
 from m2f_helpers.config import Edited, finetune_edits
 from m2f_helpers.profiles import Profile, get_profile
 
@@ -137,7 +137,7 @@ def finetune(
 
     Returns: the result; None on the ranks of torchrun that are not the first.
     """
-    from m2f_helpers.resize import prepared_data
+    from m2f_helpers.preparation import prepared_data
 
     profile = get_profile(profile)
     if not data:
@@ -204,9 +204,7 @@ class History:
     def save(self) -> None:
         """Write `history.csv`; the file is whole at any moment."""
         if self.path is not None and is_main_process():
-            part = self.path.with_name(self.path.name + ".part")
-            self.frame().to_csv(part, index=False)
-            os.replace(part, self.path)
+            files.write(self.path, self.frame().to_csv(index=False))
 
 
 class _Runner(Runner):
@@ -223,10 +221,7 @@ class _Runner(Runner):
 
     @master_only
     def dump_config(self) -> None:
-        path = Path(self.work_dir) / "config.py"
-        part = path.with_name("part.config.py")
-        self.cfg.dump(str(part))
-        os.replace(part, path)
+        files.write(Path(self.work_dir) / "config.py", self.cfg.pretty_text)
 
     def load_checkpoint(
         self, filename: str, map_location: Any = "cpu", strict: bool = False, revise_keys: Any = ()
@@ -382,6 +377,7 @@ def _prepare(cfg: Config, work_dir: Path, seed: int, device: str, launcher: str)
 def _start_point(cfg: Config, work_dir: Path, resume: bool) -> int:
     """Set what to load; the number of steps that are done already."""
     cfg.resume = resume
+    _remove_orphans(work_dir)
     if not resume:
         _remove_run(work_dir)
         return 0
@@ -396,6 +392,12 @@ def _remove_run(work_dir: Path) -> None:
     for pattern in ("iter_*.pth", "best_*.pth", "*.pth.part", "history.csv", "last_checkpoint"):
         for path in work_dir.glob(pattern):
             path.unlink()
+
+
+@master_only
+def _remove_orphans(work_dir: Path) -> None:
+    for path in files.orphans(work_dir):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

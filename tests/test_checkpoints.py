@@ -308,7 +308,7 @@ def test_shipped_weights_fill_the_demo_model_and_plain_mmseg_takes_them():
 def test_shipped_weights_reach_the_miou_that_is_written_beside_them(tmp_path):
     """On day scenes that neither pretraining nor its validation saw."""
     from m2f_helpers import inference
-    from m2f_helpers.resize import prepare
+    from m2f_helpers.preparation import prepare
     from m2f_helpers.scenes import make_scenes
 
     facts = json.loads(checkpoints.demo_weights().with_suffix(".json").read_text(encoding="utf-8"))

@@ -139,6 +139,15 @@ def test_make_scenes_draws_only_what_is_missing(tmp_path):
     assert [n for n in before if before[n][1] != after[n][1]] == [pairs[1].name]
 
 
+def test_make_scenes_of_a_smaller_data_set_removes_the_rest(tmp_path):
+    root = scenes.make_scenes(tmp_path, 4, 2, size=[64, 64])
+    kept = {path.name: path.read_bytes() for path in root.glob("*/training/*[12].*")}
+    (root / "images/training/.scene_train_00000001.jpg.999999999.part").touch()  # of a run that was killed
+    scenes.make_scenes(root, 2, 0, size=[64, 64])
+    assert {path.name: path.read_bytes() for path in root.glob("*/*/*")} == kept
+    assert len(kept) == 4
+
+
 def test_make_scenes_does_not_mix_domains(tmp_path):
     scenes.make_scenes(tmp_path, 1, 0, "day", size=[64, 64])
     with pytest.raises(ValueError, match="'domain': 'day'.*'domain': 'dusk'.*choose another folder"):

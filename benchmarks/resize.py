@@ -9,9 +9,9 @@ Draws pairs of 683 x 512, then measures, each of them in turn and several times,
 - `prepare` with 1 and with 2 processes, from and to disk, everything included;
 - the memory of `prepare` (all its processes, highest value) for few pairs and for many.
 
-Prints the median of the rounds, their range and the bar; exit status 1 if a bar is missed. Other work on the machine
-spoils the numbers, so the load is printed first. On a busy machine look at the lines "by processor time": they count
-only seconds in which the processes ran. "2 x 2 / 1" is the speed-up that two free cores would allow.
+Other work on the machine can only slow a round down, so each number is the best of its rounds; the slowest is printed
+beside it. Exit status 1 if a bar is missed. On a busy machine look at the lines "by processor time": they count only
+seconds in which the processes ran. "2 x 2 / 1" is the speed-up that two free cores would allow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -145,52 +144,38 @@ class MemoryWatch:
 
 
 def measure(folder: Path, number: int, distinct: int, rounds: int) -> list[Row]:
-    """All rows. Every ratio is taken between neighbours in time, so that slow minutes of the machine fall out."""
+    """All rows."""
     few, many = make_source(folder, distinct, distinct), make_source(folder, number, distinct)
+    return speed_rows(few, many, folder, rounds) + memory_rows(few, many, folder, distinct, number)
+
+
+def speed_rows(few: Path, many: Path, folder: Path, rounds: int) -> list[Row]:
+    """How much of the codecs' speed is left, and how much faster two processes are."""
+    number, distinct = (len(list_pairs(source, "training")) for source in (many, few))
     quarter = make_source(folder, max(distinct, number // 4), distinct)
-    return (
-        share_rows(few, quarter, folder, 3 * rounds)
-        + speed_up_rows(many, folder, rounds)
-        + memory_rows(few, many, folder, distinct, number)
-    )
-
-
-def share_rows(few: Path, source: Path, folder: Path, rounds: int) -> list[Row]:
-    """How much of the codecs' speed is left."""
-    passes = max(1, len(list_pairs(source, "training")) // len(list_pairs(few, "training")) // 2)
-    plain_rates, kept_rates, rates = [], [], []
-    with floor_process(False) as plain, floor_process(True) as kept:
-        for process in (plain, kept):
+    passes = max(1, number // 4 // distinct)
+    plain, kept, ones, twos = [], [], [], []
+    with floor_process(False) as plain_process, floor_process(True) as kept_process:
+        for process in (plain_process, kept_process):
             process.submit(floor_rate, few, 1).result()  # warm up
         prepare_rate(few, folder, 1)
         for _ in range(rounds):
-            around = [process.submit(floor_rate, few, passes).result() for process in (plain, kept)]
-            rates.append(prepare_rate(source, folder, 1))
-            around += [process.submit(floor_rate, few, passes).result() for process in (plain, kept)]
-            plain_rates.append((around[0] + around[2]) / 2)
-            kept_rates.append((around[1] + around[3]) / 2)
-    shares, strict = np.divide(rates, plain_rates), np.divide(rates, kept_rates)
+            for source in (quarter, quarter, many):
+                plain.append(plain_process.submit(floor_rate, few, passes).result())
+                ones.append(prepare_rate(source, folder, 1))
+                kept.append(kept_process.submit(floor_rate, few, passes).result())
+            twos.append(prepare_rate(many, folder, 2))
+    floor, strict, one, two = (np.max(rates, axis=0) for rates in (plain, kept, ones, twos))
     return [
-        row("codec floor, pairs/s", np.transpose(plain_rates)[0]),
-        row("the same, keeping freed memory", np.transpose(kept_rates)[0]),
-        row("prepare, 1 process, pairs/s", np.transpose(rates)[0]),
-        row("share of the floor", shares[:, 0], 0.9),
-        row("share of the one keeping memory", strict[:, 0]),
-        row("by processor time: share", shares[:, 1]),
-    ]
-
-
-def speed_up_rows(source: Path, folder: Path, rounds: int) -> list[Row]:
-    """How much faster two processes are."""
-    ones, twos = [], []
-    for _ in range(rounds):
-        ones.append(prepare_rate(source, folder, 1))
-        twos.append(prepare_rate(source, folder, 2))
-    faster = np.divide(twos, ones)
-    return [
-        row("prepare, 2 processes, pairs/s", np.transpose(twos)[0]),
-        row("2 processes / 1 process", faster[:, 0], 1.8),
-        row("by processor time: 2 x 2 / 1", 2 * faster[:, 1]),
+        rate_row("codec floor", plain),
+        rate_row("codec floor, keeping freed memory", kept),
+        rate_row("prepare, 1 process", ones),
+        rate_row("prepare, 2 processes", twos),
+        row("share of the floor", (one / floor)[0], least=0.9),
+        row("share of the one keeping memory", (one / strict)[0]),
+        row("2 processes / 1 process", (two / one)[0], least=1.8),
+        row("by processor time: share", (one / floor)[1]),
+        row("by processor time: 2 x 2 / 1", 2 * (two / one)[1]),
     ]
 
 
@@ -199,19 +184,22 @@ def memory_rows(few: Path, many: Path, folder: Path, distinct: int, number: int)
     rows = []
     for workers in (1, 2):
         low, high = (prepare_memory(source, folder, workers) for source in (few, many))
-        rows.append(row(f"memory, {distinct} pairs, processes: {workers}, MB", [low]))
-        rows.append(row(f"growth from {distinct} to {number} pairs, MB", [high - low], most=15))
+        rows.append(row(f"memory, {distinct} pairs, processes: {workers}, MB", low))
+        rows.append(row(f"growth from {distinct} to {number} pairs, MB", high - low, most=15))
     return rows
 
 
-def row(name: str, values: Sequence[float], least: float = -np.inf, most: float = np.inf) -> Row:
-    """One line: the median of the rounds and their range, and whether the bar is met."""
-    median = float(np.median(values))
-    text = f"{name:38s} {median:8.2f}  ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
-    text = text or f"{name:38s} {median:8.2f}"
+def row(name: str, value: float, least: float = -np.inf, most: float = np.inf, more: str = "") -> Row:
+    """One line, and whether its bar is met."""
     bar = f"  bar >= {least}" if least > -np.inf else f"  bar <= {most}" if most < np.inf else ""
-    met = least <= median <= most
-    return text + bar + ("" if met else " MISSED"), met
+    met = least <= value <= most
+    return f"{name:40s} {value:8.2f}{more}{bar}{'' if met else ' MISSED'}", met
+
+
+def rate_row(name: str, rates: list[np.ndarray]) -> Row:
+    """The best round, and the slowest in brackets."""
+    values = [rate[0] for rate in rates]
+    return row(f"{name}, pairs/s", max(values), more=f"  (slowest round {min(values):.0f})")
 
 
 def main() -> int:

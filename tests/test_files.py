@@ -17,6 +17,14 @@ def test_write_takes_text_bytes_and_arrays(tmp_path):
     assert stamp[0] == 0 and sorted(os.listdir(tmp_path)) == ["0", "1", "2", "3"]
 
 
+def test_a_file_is_read_whole_even_if_the_system_hands_it_out_in_pieces(tmp_path, monkeypatch):
+    data = np.random.default_rng(0).integers(0, 256, 10_000, np.uint8).tobytes()
+    files.write(tmp_path / "file", data)
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda file, size: read(file, min(size, 999)))
+    assert files.read(tmp_path / "file")[0] == data
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files, which Windows lacks")
 def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path):
     # Above the limit the system takes a part of the bytes and says so, and refuses only the next call, like a disk

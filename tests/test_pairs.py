@@ -76,7 +76,8 @@ def test_plain_jpegs_and_only_those_take_the_fast_decoder(monkeypatch):
 
 
 @pytest.mark.parametrize("cut", [3, 11, 200, 0.5, -3])
-def test_cut_jpegs_are_refused_wherever_the_cut_is(cut):
+def test_cut_jpegs_are_refused_wherever_the_cut_is(cut, monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: np.zeros((70, 90, 3), np.uint8))  # older OpenCV takes a half
     data = saved(Image.effect_noise((90, 70), 80).convert("RGB"), "JPEG", quality=95)
     cut = int(cut * len(data)) if isinstance(cut, float) else cut
     with pytest.raises(ValueError, match="is not a picture that can be read|is damaged, incomplete"):

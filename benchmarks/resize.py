@@ -146,12 +146,11 @@ class MemoryWatch:
 def measure(folder: Path, number: int, distinct: int, rounds: int) -> list[Row]:
     """All rows."""
     few, many = make_source(folder, distinct, distinct), make_source(folder, number, distinct)
-    return speed_rows(few, many, folder, rounds) + memory_rows(few, many, folder, distinct, number)
+    return speed_rows(few, many, folder, distinct, number, rounds) + memory_rows(few, many, folder, distinct, number)
 
 
-def speed_rows(few: Path, many: Path, folder: Path, rounds: int) -> list[Row]:
+def speed_rows(few: Path, many: Path, folder: Path, distinct: int, number: int, rounds: int) -> list[Row]:
     """How much of the codecs' speed is left, and how much faster two processes are."""
-    number, distinct = (len(list_pairs(source, "training")) for source in (many, few))
     quarter = make_source(folder, max(distinct, number // 4), distinct)
     passes = max(1, number // 4 // distinct)
     plain, kept, ones, twos = [], [], [], []

@@ -195,7 +195,7 @@ def get_ade20k(
     if _is_root(target):  # unpacked in one step, so it is complete
         return target
     root.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(root)
+    files.remove_orphans(root, f".{FOLDER}*.part")
     archive = archive or os.environ.get(ARCHIVE_VARIABLE)
     path = _check_local(Path(archive), sha256) if archive else _download(root, _addresses(urls), sha256, retries)
     with _open_archive(path) as opened:
@@ -411,12 +411,6 @@ def _unpack(archive: zipfile.ZipFile, pairs: dict, target: Path, everything: boo
         raise ValueError(f"{archive.filename} is damaged ({error}): delete it and download it again") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _remove_leftovers(root: Path) -> None:
-    """Folders of runs that were killed while unpacking."""
-    for path in files.orphans(root, f".{FOLDER}*.part"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def class_counts(root: str | Path, split: str) -> dict[int, int]:

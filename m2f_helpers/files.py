@@ -7,6 +7,7 @@ writing at this moment.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +87,15 @@ def orphans(folder: str | Path, pattern: str = ".*.part") -> list[Path]:
     """Temporary files (or folders) below `folder` whose process no longer lives."""
     parts = [(path, path.name.split(".")[-2]) for path in Path(folder).glob(pattern)]
     return [path for path, pid in parts if pid.isdigit() and not _lives(int(pid))]
+
+
+def remove_orphans(folder: str | Path, pattern: str = ".*.part") -> None:
+    """Clear up `orphans`, files as well as folders."""
+    for path in orphans(folder, pattern):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _lives(pid: int) -> bool:

@@ -168,8 +168,8 @@ def _resume(dst: Path, settings: Settings, jobs: list[Job]) -> tuple[dict[str, s
             if any(job.key.startswith(f"{split}/") for job in jobs):
                 folder.mkdir(parents=True, exist_ok=True)
     dst.mkdir(parents=True, exist_ok=True)
-    for path in [*files.orphans(dst), *files.orphans(dst, "*/*/.*.part")]:
-        path.unlink(missing_ok=True)
+    files.remove_orphans(dst)
+    files.remove_orphans(dst, "*/*/.*.part")
     done = {key: old[key] for key in sorted(current)}
     # what is not current keeps its line, so that its outputs are still known as ours
     _write_manifest(dst, _header(settings), {key: _stale(line) for key, line in old.items() if key not in done} | done)
@@ -389,7 +389,7 @@ def prepared_data(
 
     Raises: ValueError if no pair can be used; FileNotFoundError if `data_dir` is no data set.
     """
-    from m2f_helpers.scenes import make_scenes  # here, so that the workers of `prepare` start without it
+    from m2f_helpers.scenes import make_scenes  # here: the workers of a script import what it imports
 
     out_dir = Path(out_dir)
     source = Path(data_dir) if data_dir else make_scenes(out_dir / "scenes", train, val, domain)

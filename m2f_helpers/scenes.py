@@ -105,9 +105,10 @@ def make_scenes(
 
 def _remove_others(root: Path, names: set[str]) -> None:
     """Scenes of a larger data set that was drawn here before, and what killed runs left behind."""
-    more = [path for path in root.glob("*/*/scene_*") if path.stem not in names]
-    for path in [*more, *files.orphans(root, "*/*/.*.part")]:
-        path.unlink(missing_ok=True)
+    files.remove_orphans(root, "*/*/.*.part")
+    for path in root.glob("*/*/scene_*"):
+        if path.stem not in names:
+            path.unlink(missing_ok=True)
 
 
 def _check_description(root: Path, description: dict) -> None:

@@ -377,7 +377,8 @@ def _prepare(cfg: Config, work_dir: Path, seed: int, device: str, launcher: str)
 def _start_point(cfg: Config, work_dir: Path, resume: bool) -> int:
     """Set what to load; the number of steps that are done already."""
     cfg.resume = resume
-    _remove_orphans(work_dir)
+    if is_main_process():
+        files.remove_orphans(work_dir)
     if not resume:
         _remove_run(work_dir)
         return 0
@@ -392,12 +393,6 @@ def _remove_run(work_dir: Path) -> None:
     for pattern in ("iter_*.pth", "best_*.pth", "*.pth.part", "history.csv", "last_checkpoint"):
         for path in work_dir.glob(pattern):
             path.unlink()
-
-
-@master_only
-def _remove_orphans(work_dir: Path) -> None:
-    for path in files.orphans(work_dir):
-        path.unlink(missing_ok=True)
 
 
 @contextmanager

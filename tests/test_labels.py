@@ -11,14 +11,8 @@ from PIL import Image
 
 from m2f_helpers import cli
 from m2f_helpers.labels import LabelError, check_labels, count_ids, describe_problems, read_label
-
-GOOD = np.repeat(np.arange(1, 7, dtype=np.uint8), 8)[None].repeat(40, 0)  # (40, 48), ids 1..6
-
-
-def png(array, **options):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG", **options)
-    return buffer.getvalue()
+from tests.pair_files import LABEL as GOOD
+from tests.pair_files import png
 
 
 def palette_png(array):

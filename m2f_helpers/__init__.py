@@ -4,7 +4,7 @@ Importing this package is cheap: neither torch nor any OpenMMLab library is impo
 `import mmcv.ops` works without mmcv's compiled extension (see `m2f_helpers.mmcv_ops`): import it before mmseg or mmdet.
 """
 
-from m2f_helpers import mmcv_ops as _mmcv_ops
+from m2f_helpers.install import mmcv_ops as _mmcv_ops
 
 __version__ = "0.1.0"
 

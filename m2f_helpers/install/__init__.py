@@ -1,0 +1,1 @@
+"""What has to be there, and what stands in for the rest. Notebook 01."""

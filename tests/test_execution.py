@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from click.testing import CliRunner
 
-from m2f_helpers import execution, resources
+from m2f_helpers import execution
 from m2f_helpers.cli import main
 
 FIVE = ["01_install", "02_resize_ade20k", "03_architecture", "04_finetune", "05_inference"]
@@ -36,7 +36,7 @@ def small(tmp_path, monkeypatch) -> Path:
         "print(OUT_DIR)",
     )
     write_notebook(folder, "02_second", "from m2f_helpers.records import record\nrecord('before', 1)", "1 / 0", "2")
-    monkeypatch.setattr(resources, "resource", lambda name: folder if name == "notebooks" else Path(name))
+    monkeypatch.setattr(execution, "resource", lambda name: folder if name == "notebooks" else Path(name))
     return tmp_path
 
 
@@ -147,12 +147,12 @@ def test_picture_without_label_map(small, ade20k_sample):
 
 
 def test_broken_palette_file_stops_the_run(small, monkeypatch):
-    from m2f_helpers import palette, resources
+    from m2f_helpers import palette
 
     entries = json.loads(execution.Path(palette.__file__).parent.parent.joinpath("ade20k_palette.json").read_text())
     short = small / "palette.json"
     short.write_text(json.dumps({"classes": entries["classes"][:149]}))
-    monkeypatch.setattr(resources, "resource", lambda name: short)
+    monkeypatch.setattr(palette, "resource", lambda name: short)
     result = invoke("1", "--out", str(small / "out"))
     assert result.exit_code == 1 and "expected 150 classes, got 149" in result.output
 

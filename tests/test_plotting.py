@@ -61,7 +61,7 @@ class Layer:
 
 
 class Result:
-    """As much of an `inference.Segmentation` as the figures use: three queries, four predictions."""
+    """As much of an `segment.Segmentation` as the figures use: three queries, four predictions."""
 
     def __init__(self, image: np.ndarray):
         self.image = image
@@ -354,13 +354,13 @@ def test_long_names_and_many_queries_fit(image):
     logits = torch.full((3, 151), -5.0)
     logits[:, ade20k_palette().names.index(name)] = 5.0
     result.layers = [Layer(logits, torch.tensor([False] * 3)) for _ in range(10)]
-    drawn = [
+    made = [
         figures.query_grid(result),
         figures.query_life(result, 1),
         figures.queries_by_layer(result),
         figures.attention_narrowing(result),
     ]
-    for figure in figures:
+    for figure in made:
         pixels = drawn(figure)
         border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         assert (border == 255).all()

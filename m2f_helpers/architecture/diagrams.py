@@ -204,7 +204,7 @@ def query_story(result: Segmentation, query: int) -> Picture:
     """One query through all predictions: its mask after each, and where it lets the next layer look.
 
     Args:
-        result: from `inference.segment(..., layers=True)`.
+        result: from `segment(..., layers=True)`.
         query: 0..Q-1.
 
     Raises: ValueError if the layers were not kept, or there is no such query.

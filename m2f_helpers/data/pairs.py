@@ -203,7 +203,7 @@ def _is_plain_jpeg(data: bytes) -> bool:
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
-    """As `pictures.read_image`, but what is transparent lies on white, as viewers show it."""
+    """As `images.read_image`, but what is transparent lies on white, as viewers show it."""
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = ImageOps.exif_transpose(picture).convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

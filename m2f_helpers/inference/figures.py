@@ -36,7 +36,7 @@ def plot_class_iou(before: pd.DataFrame, after: pd.DataFrame, theme: str = "ligh
     """IoU per class before and after, for the classes that the true label maps hold.
 
     Args:
-        before, after: `inference.Evaluation.table`: columns `id`, `name`, `share` (of the true pixels, 0..1), `iou`
+        before, after: `evaluation.Evaluation.table`: columns `id`, `name`, `share` (of the true pixels, 0..1), `iou`
             (percent).
         theme: `"light"` or `"dark"`.
 
@@ -139,7 +139,7 @@ def query_grid(result: Any, limit: int = 8, *, columns: int = 4, theme: str = "l
     """The masks of the queries that own most, as lit parts of the image.
 
     Args:
-        result: an `inference.Segmentation`.
+        result: an `segment.Segmentation`.
         limit: at most this many queries.
         columns: pictures per row.
         theme: `"light"` or `"dark"`.
@@ -155,7 +155,7 @@ def query_life(result: Any, query: int, *, columns: int | None = None, theme: st
     """One query from the first prediction to the last: its mask, its class, and how sure it is.
 
     Args:
-        result: an `inference.Segmentation` made with `layers=True`.
+        result: an `segment.Segmentation` made with `layers=True`.
         query: its index.
         columns: pictures per row; None takes 4 (4 predictions) or 5 (10 predictions).
         theme: `"light"` or `"dark"`.
@@ -173,7 +173,7 @@ def queries_by_layer(result: Any, limit: int = 4, *, columns: int = 4, theme: st
     """The queries that own most, one per row, after several decoder layers, from the first prediction to the last.
 
     Args:
-        result: an `inference.Segmentation` made with `layers=True`.
+        result: an `segment.Segmentation` made with `layers=True`.
         limit: number of queries.
         columns: number of predictions; evenly spread over those there are.
         theme: `"light"` or `"dark"`.
@@ -194,7 +194,7 @@ def attention(result: Any, query: int, *, columns: int = 3, theme: str = "light"
     """Where each decoder layer let a query look: the lit cells, at the layer's own feature level.
 
     Args:
-        result: an `inference.Segmentation` made with `layers=True`.
+        result: an `segment.Segmentation` made with `layers=True`.
         query: its index.
         columns: pictures per row.
         theme: `"light"` or `"dark"`.
@@ -214,7 +214,7 @@ def attention_narrowing(result: Any, limit: int = 14, *, theme: str = "light") -
     """Part of the picture that each query may look at, layer by layer; those that own at least 1 % in colour.
 
     Args:
-        result: an `inference.Segmentation` made with `layers=True`.
+        result: an `segment.Segmentation` made with `layers=True`.
         limit: at most this many in colour, the largest.
         theme: `"light"` or `"dark"`.
     """

@@ -184,7 +184,7 @@ def segment(model: Any, image: Any, *, layers: bool = False) -> Segmentation | l
 
     Args:
         model: from `load`, or from mmseg's `init_model`.
-        image: path, PIL picture, RGB array (see `pictures.read_image`), or a folder of pictures.
+        image: path, PIL picture, RGB array (see `images.read_image`), or a folder of pictures.
         layers: keep the prediction after every decoder layer and the attention each layer was allowed.
 
     Returns: a `Segmentation`; for a folder a list of them, by file name. A file that cannot be read is warned about.

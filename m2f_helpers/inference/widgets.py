@@ -45,7 +45,7 @@ def class_explorer(results: Mapping[str, Any]) -> Explorer:
     """Choose a picture, how opaque the classes are, and which of them are painted.
 
     Args:
-        results: `inference.Segmentation` by the name to choose it by.
+        results: `segment.Segmentation` by the name to choose it by.
 
     Returns: controls `picture`, `opacity`, `classes` (ids), output `image` and `words`.
     """
@@ -87,7 +87,7 @@ def query_explorer(results: Mapping[str, Any]) -> Explorer:
     """Choose a picture, a query (by falling area) and a prediction; see its mask, or what the layer was allowed to see.
 
     Args:
-        results: `inference.Segmentation` by name, made with `layers=True`.
+        results: `segment.Segmentation` by name, made with `layers=True`.
 
     Returns: controls `picture`, `query` (position by area), `layer` (0: before the first) and `show`, output `image`
         and `words`.
@@ -162,7 +162,7 @@ def upload(segment: Callable[[np.ndarray], Any], example: Any) -> Explorer:
     """Choose a picture of your own; it is segmented as soon as it is here. JupyterLab and Colab.
 
     Args:
-        segment: from an RGB array to an `inference.Segmentation`, for example `partial(inference.segment, model)`.
+        segment: from an RGB array to a `Segmentation`, for example `partial(segment, model)`.
         example: a `Segmentation` to show until then, and as static twin.
 
     Returns: control `files` (the button), output `image` and `words`.

@@ -1,7 +1,7 @@
 """What is installed, what is wrong with it, and the one command that mends it.
 
 Needs nothing but the standard library to start, so it also runs where torch, or everything, is missing:
-`m2f check`, or `python -m m2f_helpers.environment`.
+`m2f check`, or `python -m m2f_helpers.install.environment`.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ class _StandIn(ModuleType):
 
 class _StandInLoader(importlib.abc.Loader):
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        return _StandIn(spec.name, "Stand-in for mmcv's compiled ops, see m2f_helpers.mmcv_ops.")
+        return _StandIn(spec.name, "Stand-in for mmcv's compiled ops, see m2f_helpers.install.mmcv_ops.")
 
     def exec_module(self, module: ModuleType) -> None:
         pass

@@ -141,7 +141,7 @@ def test_text_names_what_is_false(checked):
 
 
 def test_command_prints_the_table_and_succeeds(evidence, monkeypatch):
-    monkeypatch.setattr(reference, "reference_run", lambda: evidence)
+    monkeypatch.setattr(claims, "reference_run", lambda: evidence)
     result = CliRunner().invoke(cli.main, ["claims"])
     assert result.exit_code == 0, result.output
     assert "44,041,367" in result.output and f"{len(CLAIMS)} claims, 0 false" in result.output
@@ -149,7 +149,7 @@ def test_command_prints_the_table_and_succeeds(evidence, monkeypatch):
 
 
 def test_command_fails_with_a_false_claim(evidence, monkeypatch):
-    monkeypatch.setattr(reference, "reference_run", lambda: dataclasses.replace(evidence, losses={}))
+    monkeypatch.setattr(claims, "reference_run", lambda: dataclasses.replace(evidence, losses={}))
     result = CliRunner().invoke(cli.main, ["claims", "--group", "losses"])
     assert result.exit_code == 1
     assert "FALSE Three losses x ten predictions = 30 terms." in result.output

@@ -64,8 +64,8 @@ def test_notes_say_something_and_only_once():
     every = notes.load_notes()
     assert len({note.text for note in every}) == len(every)
     assert all(len(note.text) > 10 for note in every)
-    assert all(re.search(r"arXiv \d{4}\.\d{5}", note.paper) for note in notes if note.paper)
-    assert sum(note.paper is not None for note in notes) >= 20
+    assert all(re.search(r"arXiv \d{4}\.\d{5}", note.paper) for note in every if note.paper)
+    assert sum(note.paper is not None for note in every) >= 20
 
 
 def test_the_functions_that_matter_are_covered():
@@ -85,30 +85,30 @@ def copy_of_head(folder: Path, change) -> list[notes.Note]:
 
 
 def test_a_changed_line_is_reported_with_its_note(tmp_path):
-    notes = copy_of_head(tmp_path, lambda text: text.replace("attn_mask.sigmoid() < 0.5", "attn_mask.sigmoid() < 0.4"))
+    own = copy_of_head(tmp_path, lambda text: text.replace("attn_mask.sigmoid() < 0.5", "attn_mask.sigmoid() < 0.4"))
     with pytest.raises(
         ValueError, match=r"the note 'True means blocked.*has lost its line.*stands nowhere.*notes.json"
     ):
-        notes.resolve_notes(notes, tmp_path)
+        notes.resolve_notes(own, tmp_path)
 
 
 def test_a_doubled_line_is_reported_with_its_note(tmp_path):
     line = "        attn_mask = attn_mask.detach()\n"
-    notes = copy_of_head(tmp_path, lambda text: text.replace(line, line * 2))
+    own = copy_of_head(tmp_path, lambda text: text.replace(line, line * 2))
     with pytest.raises(ValueError, match=r"the note 'No gradient flows.*stands on lines \[375, 376\]"):
-        notes.resolve_notes(notes, tmp_path)
+        notes.resolve_notes(own, tmp_path)
 
 
 def test_a_renamed_function_is_reported(tmp_path):
-    notes = copy_of_head(tmp_path, lambda text: text.replace("def _forward_head", "def _predict_head"))
+    own = copy_of_head(tmp_path, lambda text: text.replace("def _forward_head", "def _predict_head"))
     with pytest.raises(ValueError, match="has no function Mask2FormerHead._forward_head"):
-        notes.resolve_notes(notes, tmp_path)
+        notes.resolve_notes(own, tmp_path)
 
 
 def test_moved_lines_are_no_drift(tmp_path):
-    notes = copy_of_head(tmp_path, lambda text: "# a line more\n" + text)
-    moved, here = notes.resolve_notes(notes, tmp_path), notes.resolve_notes(notes)
-    assert all(moved[note] == here[note] + 1 for note in notes)
+    own = copy_of_head(tmp_path, lambda text: "# a line more\n" + text)
+    moved, here = notes.resolve_notes(own, tmp_path), notes.resolve_notes(own)
+    assert all(moved[note] == here[note] + 1 for note in own)
 
 
 # -------------------------------------------------------------------------------------------------------------- shapes

@@ -328,7 +328,7 @@ def test_destination_with_other_files_is_refused(drawn, tmp_path):
 
 def start_prepare(src, dst, workers):
     call = f"prepare({str(src)!r}, {str(dst)!r}, [384, 384], workers={workers})"
-    code = f"from m2f_helpers.preparation import prepare; {call}"
+    code = f"from m2f_helpers.data.preparation import prepare; {call}"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
 

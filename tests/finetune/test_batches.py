@@ -74,8 +74,8 @@ def test_the_published_model_has_thirty_terms(batch):
 
 
 def test_looking_changes_neither_model_nor_config(edited, model, batch):
-    before, plain = copy.deepcopy(model.state_dict()), config._plain(edited.cfg._cfg_dict)
+    before, plain = copy.deepcopy(model.state_dict()), config.plain(edited.cfg._cfg_dict)
     model.eval()
     batches.first_losses(model, batch)
-    assert not model.training and config._plain(edited.cfg._cfg_dict) == plain
+    assert not model.training and config.plain(edited.cfg._cfg_dict) == plain
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

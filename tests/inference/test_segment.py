@@ -20,6 +20,7 @@ from m2f_helpers.images import read_image
 from m2f_helpers.inference import evaluation, models, prediction, upsampling
 from m2f_helpers.inference.segment import class_scores, segment
 from m2f_helpers.palette import ade20k_palette
+from tests.conftest import NOTEBOOKS
 
 
 def lively(model):
@@ -180,15 +181,16 @@ import re, numpy as np
 from pathlib import Path
 from m2f_helpers.quiet import quiet
 quiet()
-from m2f_helpers import inference
 from m2f_helpers.config import base_config
-model = inference.load(base_config("demo"), None, "cpu")
-inference.segment(model, np.zeros((300, 400, 3), np.uint8))
+from m2f_helpers.inference import models
+from m2f_helpers.inference.segment import segment
+model = models.load(base_config("demo"), None, "cpu")
+segment(model, np.zeros((300, 400, 3), np.uint8))
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 2**20
 Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
 before = peak()
 picture = np.random.default_rng(0).integers(0, 255, (3000, 4000, 3), dtype=np.uint8)
-result = inference.segment(model, picture)
+result = segment(model, picture)
 assert result.label_map.shape == (3000, 4000)
 print(peak() - before)
 """
@@ -303,7 +305,7 @@ def solutions() -> dict[str, str]:
 
     import nbformat
 
-    notebook = nbformat.read(Path(__file__).parent.parent / "notebooks" / "05_inference.ipynb", as_version=4)
+    notebook = nbformat.read(NOTEBOOKS / "05_inference.ipynb", as_version=4)
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     return dict(re.findall(r"### Solution (05\.\d)\n.*?```python\n(.*?)```", text, flags=re.S))
 

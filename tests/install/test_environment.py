@@ -12,8 +12,7 @@ import pytest
 
 from m2f_helpers.install import environment
 from m2f_helpers.install.environment import Machine, as_text, check_environment, gather, is_green
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT
 
 GOOD = {
     **environment.EXACT,
@@ -140,7 +139,7 @@ def test_this_machine_is_green_from_the_command_line():
     assert "all that is needed is here" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["m2f_helpers", "m2f_helpers.environment"])
+@pytest.mark.parametrize("module", ["m2f_helpers", "m2f_helpers.install.environment"])
 def test_starts_on_the_standard_library_alone(module):
     """-S leaves out site-packages: no torch, no numpy, no click."""
     command = [sys.executable, "-S", "-m", module, "check"]

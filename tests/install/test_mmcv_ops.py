@@ -5,14 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
 
 from m2f_helpers.install import mmcv_ops
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT
 
 
 def python(code: str, *, path: str = "", timeout: float = 120) -> subprocess.CompletedProcess:
@@ -144,7 +142,7 @@ def test_compiled_extension_stays_untouched(tmp_path):
     code = """
         import mmcv                                # even before m2f_helpers
         import m2f_helpers, mmcv._ext
-        from m2f_helpers import mmcv_ops
+        from m2f_helpers.install import mmcv_ops
         print(mmcv._ext.compiled, mmcv_ops.is_stand_in())
     """
     assert python(code, path=str(tmp_path)).stdout.split() == ["True", "False"]

@@ -125,10 +125,11 @@ def prediction_losses(
         num_points: for matching and, anew, for the losses.
     """
     classes = torch.full(class_logits.shape[:2], class_logits.shape[2] - 1, device=class_logits.device)  # "no object"
-    logits, masks = [], []
+    logits, masks, count = [], [], 0
     for i, wanted in enumerate(targets):
         rows, columns = match(class_logits[i], mask_logits[i], wanted, num_points)
         classes[i, rows] = wanted.labels[columns]
+        count += max(1, len(rows))  # an image without a target counts as one, as in mmdet
         logits.append(mask_logits[i, rows])
         masks.append(wanted.masks[columns])
     logits, masks = torch.cat(logits), torch.cat(masks)  # (n, h, w), (n, H, W): the matched pairs of all images
@@ -136,8 +137,8 @@ def prediction_losses(
     if len(logits):
         points = choose_points(logits, num_points)
         at_points, truth = sample(logits, points), sample(masks, points).to(logits.dtype)
-        losses["mask"] = mask_loss(at_points, truth, len(logits))
-        losses["dice"] = dice_loss(at_points, truth, len(logits))
+        losses["mask"] = mask_loss(at_points, truth, count)
+        losses["dice"] = dice_loss(at_points, truth, count)
     else:  # nothing to match in the whole batch: zero, but a part of the graph
         losses["mask"] = losses["dice"] = mask_logits.sum() * 0
     return {name: WEIGHTS[name] * loss for name, loss in losses.items()}

@@ -27,14 +27,14 @@ SIZES = [(512, 683), (768, 1024), (2000, 3000), (3000, 4000)]
 def build(profile: str):
     """The profile's model; the R50 with random weights, so that nothing has to be downloaded."""
     quiet()
-    from m2f_helpers import inference
     from m2f_helpers.config import base_config
+    from m2f_helpers.inference import models
 
-    return inference.load_profile() if profile == "demo" else inference.load(base_config(profile), None, "cpu")
+    return models.load_profile() if profile == "demo" else models.load(base_config(profile), None, "cpu")
 
 
 def picture(size: tuple[int, int]) -> np.ndarray:
-    from m2f_helpers.scenes import draw_scene
+    from m2f_helpers.data.scenes.dataset import draw_scene
 
     scene = draw_scene(0, "day", [size[0] // 4, size[1] // 4]).image
     return np.ascontiguousarray(scene.repeat(4, 0).repeat(4, 1))
@@ -43,7 +43,7 @@ def picture(size: tuple[int, int]) -> np.ndarray:
 def run(model, way: str, image: np.ndarray) -> np.ndarray:
     """The class map, `(H, W)`, by `ours` or by `stock`; mmseg wants BGR and rewrites its config, which is put back."""
     if way == "ours":
-        from m2f_helpers.inference import segment
+        from m2f_helpers.inference.segment import segment
 
         return segment(model, image).label_map
     import copy

@@ -32,8 +32,8 @@ import cv2
 import numpy as np
 import psutil
 
-from m2f_helpers import pairs, preparation
-from m2f_helpers.ade20k import list_pairs
+from m2f_helpers.data import pairs, preparation
+from m2f_helpers.data.layout import list_pairs
 
 SIZE = [512, 512]
 Row = tuple[str, bool]  # a line, and whether its bar is met
@@ -41,9 +41,9 @@ Row = tuple[str, bool]  # a line, and whether its bar is met
 
 def make_source(folder: Path, number: int, distinct: int) -> Path:
     """`number` pairs, of which `distinct` differ."""
-    from m2f_helpers import scenes  # here, because worker processes read this file too
+    from m2f_helpers.data.scenes import dataset  # here, because worker processes read this file too
 
-    scenes.make_scenes(folder / f"source{distinct}", distinct, 0, "day", size=[512, 683])
+    dataset.make_scenes(folder / f"source{distinct}", distinct, 0, "day", size=[512, 683])
     if number == distinct:
         return folder / f"source{distinct}"
     root = folder / f"source{number}"

@@ -11,20 +11,20 @@ import time
 
 import cv2
 
-from m2f_helpers import scenes
+from m2f_helpers.data.scenes import dataset
 
 
 def main() -> int:
     cv2.setNumThreads(1)
-    scenes.draw_scene(0)
+    dataset.draw_scene(0)
     print(f"load {os.getloadavg()[0]:.1f}")
     met = True
-    for domain in scenes.DOMAINS:
+    for domain in dataset.DOMAINS:
         seconds = []
         for _ in range(5):
             start = time.process_time()
             for seed in range(40):
-                scenes.draw_scene(seed, domain, [512, 512])
+                dataset.draw_scene(seed, domain, [512, 512])
             seconds.append(time.process_time() - start)
         rate = 40 / min(seconds)
         met &= rate >= 40

@@ -1,10 +1,10 @@
 """Helpers that the five Mask2Former notebooks stand on.
 
 Importing this package is cheap: neither torch nor any OpenMMLab library is imported. It only makes sure that
-`import mmcv.ops` works without mmcv's compiled extension (see `m2f_helpers.mmcv_ops`): import it before mmseg or mmdet.
+`import mmcv.ops` works without mmcv's compiled extension (see `install.mmcv_ops`): import it before mmseg or mmdet.
 """
 
-from m2f_helpers import mmcv_ops as _mmcv_ops
+from m2f_helpers.install import mmcv_ops as _mmcv_ops
 
 __version__ = "0.1.0"
 

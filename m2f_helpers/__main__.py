@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from m2f_helpers.cli import main as command_line
     except ModuleNotFoundError as error:
-        from m2f_helpers import environment
+        from m2f_helpers.install import environment
 
         if sys.argv[1:2] == ["check"]:
             sys.exit(environment.main())

@@ -27,6 +27,22 @@ from mmengine.logging import HistoryBuffer
 from m2f_helpers import files
 from m2f_helpers.resources import resource
 
+
+def newest_checkpoint(work_dir: str | Path) -> Path:
+    """The checkpoint with the most steps in a folder. Only whole files have that name, whatever happened to the run.
+
+    Raises: FileNotFoundError if there is none.
+    """
+    found = {
+        int(match[1]): path
+        for path in Path(work_dir).glob("iter_*.pth")
+        if (match := re.fullmatch(r"iter_(\d+)\.pth", path.name))
+    }
+    if not found:
+        raise FileNotFoundError(f"{work_dir}: no checkpoint iter_*.pth to go on from; start without resume")
+    return found[max(found)]
+
+
 METAFILE = Path(mmseg.__file__).parent / ".mim" / "configs" / "mask2former" / "metafile.yaml"
 ADDRESS_VARIABLE = "M2F_WEIGHTS"
 DEMO = "demo_day"

@@ -32,7 +32,7 @@ def main() -> None:
 @click.option("--archive", type=click.Path(path_type=Path), help="A local copy of ADEChallengeData2016.zip.")
 def ade20k(folder: Path, subset: int | None, archive: Path | None) -> None:
     """Get ADE20K (967 MB): download, check and unpack it into FOLDER. Goes on where it was interrupted."""
-    from m2f_helpers.ade20k import get_ade20k
+    from m2f_helpers.data.download import get_ade20k
 
     click.echo(f"ADE20K is in {get_ade20k(folder, subset, archive)}")
 
@@ -45,10 +45,10 @@ def ade20k(folder: Path, subset: int | None, archive: Path | None) -> None:
 def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | None) -> None:
     """Show what is installed, what is wrong, and the command that mends it; or check a data set."""
     if data is None:
-        from m2f_helpers import environment
+        from m2f_helpers.install import environment
 
         sys.exit(environment.main())
-    from m2f_helpers.labels import check_labels, describe_problems
+    from m2f_helpers.data.labels import check_labels, describe_problems
 
     problems = check_labels(data, classes, zero_is_other, limit)
     click.echo(describe_problems(problems))
@@ -59,7 +59,7 @@ def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | Non
 @click.option("--group", help="Only the claims of this group, for instance 'losses'.")
 def claims(group) -> None:
     """Check a hundred statements about Mask2Former on the installed source and a real run (about a minute)."""
-    from m2f_helpers import claims as statements
+    from m2f_helpers.architecture import claims as statements
     from m2f_helpers.quiet import quiet
 
     quiet()
@@ -107,10 +107,10 @@ def figures(runs: Path, folder: Path) -> None:
 @click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
 def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
     """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out."""
-    from m2f_helpers import inference
+    from m2f_helpers.inference import models, prediction
 
-    model = inference.load_profile(profile, config, checkpoint, device)
-    report = inference.predict(model, images, out, alpha=alpha)
+    model = models.load_profile(profile, config, checkpoint, device)
+    report = prediction.predict(model, images, out, alpha=alpha)
     click.echo(f"{report.table['file'].nunique()} pictures segmented, {len(report.files)} files in {out}")
     for name, reason in report.failed.items():
         click.echo(reason if name in reason else f"{name}: {reason}", err=True)
@@ -127,7 +127,7 @@ def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
 @click.option("--zero-is-other/--zero-is-class", default=True, show_default=True, help="Meaning of id 0 on disk.")
 def prepare(src, dst, size, mode, workers, classes, zero_is_other) -> None:
     """Resize the data set SRC into DST. A second run does only what is missing or changed."""
-    from m2f_helpers import preparation
+    from m2f_helpers.data import preparation
 
     report = preparation.prepare(src, dst, list(size), mode, workers, classes, zero_is_other)
     click.echo(report)
@@ -143,7 +143,7 @@ def pretrain(work: str, out: str, iterations: int, device: str | None) -> None:
     """Make the demo's weights again: train from nothing on day scenes. Stopped runs go on where they were."""
     from dataclasses import replace
 
-    from m2f_helpers import pretraining
+    from m2f_helpers.finetune import pretraining
 
     recipe = replace(pretraining.Recipe(), iterations=iterations) if iterations else pretraining.Recipe()
     click.echo(pretraining.pretrain(work, out, recipe, device))
@@ -175,7 +175,7 @@ def run(notebooks: tuple[str, ...], profile: str, data: Path | None, out: Path, 
 )
 def scenes(folder: str, train: int, val: int, domain: str, seed: int, size: tuple[int, int] | None) -> None:
     """Draw a data set in ADE20K's layout into FOLDER, without any download."""
-    from m2f_helpers.scenes import make_scenes
+    from m2f_helpers.data.scenes.dataset import make_scenes
 
     root = make_scenes(folder, train, val, domain, seed, list(size) if size else None)
     click.echo(f"{train} training and {val} validation pairs ({domain}) in {root}")
@@ -193,7 +193,7 @@ def scenes(folder: str, train: int, val: int, domain: str, seed: int, size: tupl
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder.")
 def train(profile, data, out, crop, **options) -> None:
     """Fine-tune; on several devices with torchrun --nproc-per-node 2 -m m2f_helpers train ..."""
-    from m2f_helpers.training import finetune
+    from m2f_helpers.finetune.training import finetune
 
     result = finetune(profile, data, out, crop_size=crop if any(crop) else (), **options)
     if result is not None:

@@ -10,30 +10,25 @@ from __future__ import annotations
 
 import colorsys
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mmseg
-import pandas as pd
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import Runner
 
+from m2f_helpers.data.layout import find_layout
 from m2f_helpers.palette import ade20k_palette
 from m2f_helpers.profiles import Profile, get_profile
 
 CONFIGS = Path(mmseg.__file__).parent / ".mim" / "configs"
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-LABEL_FOLDERS = ("annotations", "labels", "masks")
-SPLITS = (("training", "validation"), ("train", "val"), ("train", "validation"))
 MISSING = "(not set)"
 
 PIPELINES = tuple(f"{loader}.dataset.pipeline" for loader in LOADERS) + ("test_pipeline",)
 _DATASETS = tuple(f"{loader}.dataset" for loader in LOADERS)
-_CUSTOM_KEYS = "optim_wrapper.paramwise_cfg.custom_keys"
+CUSTOM_KEYS = "optim_wrapper.paramwise_cfg.custom_keys"
 
 # Variables of the config file. Once it is read, the Runner looks at none of them: variable -> the places that count.
 DEAD_KEYS: Mapping[str, tuple[str, ...]] = {
@@ -41,7 +36,7 @@ DEAD_KEYS: Mapping[str, tuple[str, ...]] = {
     "data_preprocessor": ("model.data_preprocessor",),
     "data_root": tuple(f"{dataset}.data_root" for dataset in _DATASETS),
     "dataset_type": tuple(f"{dataset}.type" for dataset in _DATASETS),
-    "embed_multi": tuple(f"{_CUSTOM_KEYS}.{name}" for name in ("query_embed", "query_feat", "level_embed")),
+    "embed_multi": tuple(f"{CUSTOM_KEYS}.{name}" for name in ("query_embed", "query_feat", "level_embed")),
     "img_ratios": (),
     "num_classes": ("model.decode_head.num_classes",),
     "optimizer": ("optim_wrapper.optimizer",),
@@ -49,56 +44,6 @@ DEAD_KEYS: Mapping[str, tuple[str, ...]] = {
     "tta_model": (),
     "tta_pipeline": (),
     "vis_backends": ("visualizer.vis_backends",),
-}
-
-# What to do instead. Names that are no variable of the file are ones that people try.
-_FIXES = {
-    "batch_size": "set_batch(cfg, batch_size)",
-    "checkpoint": "set_weights(cfg, path)",
-    "class_weight": "set_classes(cfg, names)",
-    "classes": "set_classes(cfg, names)",
-    "crop_size": "set_crop(cfg, [H, W])",
-    "data_preprocessor": "cfg.model.data_preprocessor",
-    "data_root": "set_data(cfg, root)",
-    "dataset_type": (
-        "cfg.{train,val,test}_dataloader.dataset.type (its name is 'ADE20KDataset'), or set_classes(cfg, names)"
-    ),
-    "device": "train(cfg, work_dir, device=...)",
-    "embed_multi": f"cfg.{_CUSTOM_KEYS}",
-    "epochs": "set_schedule(cfg, iterations)",
-    "img_ratios": "nothing here: only mmseg's own test script with --tta has a use for it",
-    "iterations": "set_schedule(cfg, iterations)",
-    "learning_rate": "set_batch(cfg, batch_size, learning_rate)",
-    "lr": "set_batch(cfg, batch_size, learning_rate)",
-    "max_epochs": "set_schedule(cfg, iterations)",
-    "max_iters": "set_schedule(cfg, iterations)",
-    "num_classes": "set_classes(cfg, names)",
-    "num_workers": "set_workers(cfg, workers)",
-    "optimizer": "set_batch(cfg, batch_size, learning_rate), or cfg.optim_wrapper.optimizer",
-    "palette": "set_classes(cfg, names, palette)",
-    "pretrained": "set_weights(cfg, path)",
-    "seed": "train(cfg, work_dir, seed=...)",
-    "test_pipeline": (
-        "set_test_size(cfg, [shorter, longer]), or cfg.val_dataloader.dataset.pipeline and the one of "
-        "test_dataloader as well"
-    ),
-    "train_pipeline": "cfg.train_dataloader.dataset.pipeline",
-    "tta_model": "nothing here: only mmseg's own test script with --tta has a use for it",
-    "tta_pipeline": "nothing here: only mmseg's own test script with --tta has a use for it",
-    "val_interval": "set_schedule(cfg, iterations, val_interval)",
-    "vis_backends": "cfg.visualizer.vis_backends",
-    "weights": "set_weights(cfg, path)",
-}
-# Read beside the arguments of the Runner: by the Runner from its copy of the config, by `Config.fromfile`, by
-# inference.
-_READ_TOO = {
-    "activation_checkpointing",
-    "compile",
-    "custom_imports",
-    "efficient_conv_bn_eval",
-    "find_unused_parameters",
-    "model_wrapper_cfg",
-    "sync_bn",
 }
 
 
@@ -193,7 +138,7 @@ def remove_dead_keys(source: Config | Edited) -> Edited:
     for key in DEAD_KEYS:
         if key in edited.cfg:
             before = edited.cfg._cfg_dict.pop(key)
-            changes.append(Change(key, _plain(before), MISSING, "a variable of the file; the Runner does not read it"))
+            changes.append(Change(key, plain(before), MISSING, "a variable of the file; the Runner does not read it"))
     return Edited(edited.cfg, edited.changes + tuple(changes))
 
 
@@ -227,77 +172,12 @@ def set_data(source: Config | Edited, root: str | Path, max_val: int = 0) -> Edi
     return _apply(source, values, f"data in {found.root.name}/, layout {found.name}")
 
 
-@dataclass(frozen=True)
-class Part:
-    """One split: folders relative to the root, the pictures in it, and which of them belong to it (None: all)."""
-
-    images: str
-    labels: str
-    pictures: int
-    indices: list[int] | None = None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a data folder is laid out: its name for people, the suffix of its pictures, the two splits."""
-
-    name: str
-    root: Path
-    suffix: str
-    train: Part
-    val: Part
-
-
 def _inherit_zero_label(source: Config | Edited) -> Edited:
     """Let every pipeline take from the data set what 0 means on disk, so that the two cannot disagree."""
     edited = _start(source)
     keys = [_step(edited.cfg, pipeline, "LoadAnnotations", needed=False) for pipeline in PIPELINES]
     values = {f"{key}.reduce_zero_label": None for key in keys if key}
     return _apply(edited, values, "what 0 means on disk is the data set's business; said twice it can disagree")
-
-
-def find_layout(root: str | Path) -> Layout:
-    """Recognise the layout of a data folder; see `set_data` for the three that are known.
-
-    Raises: FileNotFoundError naming what was looked for.
-    """
-    root = Path(root).resolve()
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder; give the folder that holds images/ and annotations/")
-    labels = next((name for name in LABEL_FOLDERS if (root / name).is_dir()), None)
-    if not (root / "images").is_dir() or labels is None:
-        raise FileNotFoundError(f"{root}: expected the folders images/ and one of {', '.join(LABEL_FOLDERS)}")
-    for train, val in SPLITS:
-        if all((root / kind / split).is_dir() for kind in ("images", labels) for split in (train, val)):
-            suffix, count = _count(root / "images" / train)
-            count_val = _count(root / "images" / val)[1]
-            parts = (
-                Part(f"images/{train}", f"{labels}/{train}", count),
-                Part(f"images/{val}", f"{labels}/{val}", count_val),
-            )
-            return Layout(f"images/{train}, {labels}/{train}", root, suffix, *parts)
-    return _flat_layout(root, labels)
-
-
-def _flat_layout(root: Path, labels: str) -> Layout:
-    suffix, count = _count(root / "images")
-    if count < 2:
-        raise FileNotFoundError(
-            f"{root}/images: expected at least two pictures, one to train and one to validate, got {count}"
-        )
-    val = list(range(0, count, 5))
-    train = [i for i in range(count) if i % 5]
-    parts = (Part("images", labels, len(train), train), Part("images", labels, len(val), val))
-    return Layout(f"images, {labels} (every fifth picture for validation)", root, suffix, *parts)
-
-
-def _count(folder: Path) -> tuple[str, int]:
-    """The suffix that most pictures in the folder have, and how many have it."""
-    counts = {suffix: sum(1 for _ in folder.rglob(f"*{suffix}")) for suffix in IMAGE_SUFFIXES}
-    suffix = max(counts, key=lambda name: counts[name])
-    if not counts[suffix]:
-        raise FileNotFoundError(f"{folder}: no picture with one of the suffixes {', '.join(IMAGE_SUFFIXES)}")
-    return suffix, counts[suffix]
 
 
 def set_crop(
@@ -320,11 +200,11 @@ def set_crop(
     values: dict[str, Any] = {"model.data_preprocessor.size": tuple(size)}
     pipeline = "train_dataloader.dataset.pipeline"
     crop = _step(edited.cfg, pipeline, "RandomCrop")
-    before = min(_get(edited.cfg, f"{crop}.crop_size"))
+    before = min(get_value(edited.cfg, f"{crop}.crop_size"))
     values[f"{crop}.crop_size"] = tuple(size)
     resize = _step(edited.cfg, pipeline, "RandomChoiceResize", needed=False)
     if resize is not None:
-        old = _get(edited.cfg, f"{resize}.scales")
+        old = get_value(edited.cfg, f"{resize}.scales")
         values[f"{resize}.scales"] = list(scales) if scales else [max(1, s * min(size) // before) for s in old]
         if max_size:
             values[f"{resize}.max_size"] = max_size
@@ -338,7 +218,7 @@ def drop_step(source: Config | Edited, kind: str) -> Edited:
     """
     edited = _start(source)
     key = "train_dataloader.dataset.pipeline"
-    steps = _get(edited.cfg, key)
+    steps = get_value(edited.cfg, key)
     kept = [step for step in steps if step["type"] != kind]
     if len(kept) == len(steps):
         raise ValueError(f"{key} has no {kind} step; it has {', '.join(step['type'] for step in steps)}")
@@ -407,7 +287,7 @@ def set_schedule(
         "default_hooks.checkpoint.max_keep_ckpts": 2,
         "default_hooks.logger.interval": log_interval or max(1, iterations // 20),
     }
-    schedulers = _get(edited.cfg, "param_scheduler")
+    schedulers = get_value(edited.cfg, "param_scheduler")
     old_end = max(scheduler.get("end", 0) for scheduler in schedulers)
     for i, scheduler in enumerate(schedulers):
         for key in ("begin", "end"):
@@ -489,164 +369,6 @@ def set_weights(source: Config | Edited, path: str | Path | None) -> Edited:
     return _apply(source, values, "all weights come from load_from: no ImageNet download for the backbone")
 
 
-@dataclass(frozen=True)
-class SilentEdit:
-    """A top-level value that was changed and that nothing reads: its name, the value, and the edit that works."""
-
-    key: str
-    value: Any
-    fix: str
-
-    @property
-    def text(self) -> str:
-        """One sentence for people."""
-        if self.key == "test_pipeline":
-            return (
-                f"cfg.test_pipeline = {_short(self.value)} does not reach validation, only inference "
-                f"reads it; use {self.fix}"
-            )
-        return f"cfg.{self.key} = {_short(self.value)} has no effect, nothing reads it; use {self.fix}"
-
-
-def silent_edits(source: Config | Edited) -> list[SilentEdit]:
-    """Find top-level values that were changed but that neither the Runner nor inference reads.
-
-    A value counts as changed if it differs from the config's own file (`cfg.filename`) and from the place that counts:
-    setting `cfg.num_classes = 7` is silent, unless `cfg.model.decode_head.num_classes` is 7 as well.
-
-    Returns: one entry per value, by name; empty if every edit has an effect.
-    """
-    cfg = source.cfg if isinstance(source, Edited) else source
-    top = cfg._cfg_dict
-    original = _original(cfg)
-    read = (set(inspect.signature(Runner.__init__).parameters) | _READ_TOO) - {"self", "cfg", "data_preprocessor"}
-    found = []
-    for key in sorted(set(top) - read):
-        value = _plain(dict.__getitem__(top, key))
-        if key in original and _same(value, original[key]):
-            continue
-        places = PIPELINES[1:3] if key == "test_pipeline" else DEAD_KEYS.get(key, ())
-        effective = [_plain(_get(cfg, place, MISSING)) for place in places]
-        if not effective or not all(_same(value, other) for other in effective):
-            fix = _FIXES.get(key, "a value inside cfg.model, cfg.*_dataloader, cfg.optim_wrapper, ..., or remove it")
-            found.append(SilentEdit(key, value, fix))
-    return found
-
-
-def runner_arguments(source: Config | Edited) -> dict[str, Any]:
-    """The arguments that `Runner.from_cfg` takes out of a config, as plain values: all that training depends on."""
-    cfg = source.cfg if isinstance(source, Edited) else source
-    names = [name for name in inspect.signature(Runner.__init__).parameters if name not in ("self", "cfg")]
-    # the Runner uses cfg.data_preprocessor only for a model that has none of its own
-    return {
-        name: _plain(dict.__getitem__(cfg._cfg_dict, name))
-        for name in names
-        if name in cfg and name != "data_preprocessor"
-    }
-
-
-def _original(cfg: Config) -> dict[str, Any]:
-    """The values of the config's own file; without its dead variables if the config is rid of them."""
-    if not cfg.filename or not Path(cfg.filename).is_file():
-        return {}
-    values = _plain(Config.fromfile(cfg.filename)._cfg_dict)
-    if any(key in values and key not in cfg for key in DEAD_KEYS):
-        values = {key: value for key, value in values.items() if key not in DEAD_KEYS}
-    return values
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equal, with a list and a tuple of equal values being the same."""
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    return one == other
-
-
-@dataclass(frozen=True)
-class ConfigDiff:
-    """What differs between two configs, leaf by leaf; shows itself as a table in a notebook."""
-
-    changes: tuple[Change, ...]
-
-    def __len__(self) -> int:
-        return len(self.changes)
-
-    def part(self, key: str) -> ConfigDiff:
-        """Only the changes below a key, for example `"model"`; with a `-` in front, all others."""
-        inside = [c.key == key.lstrip("-") or c.key.startswith(key.lstrip("-") + ".") for c in self.changes]
-        wanted = not key.startswith("-")
-        return ConfigDiff(tuple(c for c, here in zip(self.changes, inside, strict=True) if here == wanted))
-
-    def text(self) -> str:
-        """A tree, one changed value per line."""
-        lines, above = [], []
-        width = max((len(change.key.split(".")[-1]) + 2 * change.key.count(".") for change in self.changes), default=0)
-        for change in self.changes:
-            *parents, leaf = change.key.split(".")
-            shared = next(
-                (i for i, (a, b) in enumerate(zip(parents, above, strict=False)) if a != b),
-                min(len(parents), len(above)),
-            )
-            lines += ["  " * depth + parents[depth] for depth in range(shared, len(parents))]
-            reason = f"   ({change.reason})" if change.reason else ""
-            name = "  " * len(parents) + leaf
-            lines.append(f"{name:<{width}}  {_short(change.before)} -> {_short(change.after)}{reason}")
-            above = parents
-        return "\n".join(lines)
-
-    def table(self) -> pd.DataFrame:
-        """Columns `key`, `before`, `after`, `why`."""
-        rows = [(change.key, _short(change.before), _short(change.after), change.reason) for change in self.changes]
-        return pd.DataFrame(rows, columns=["key", "before", "after", "why"])
-
-    def _repr_html_(self) -> str:
-        return self.table().style.hide(axis="index").set_properties(**{"text-align": "left"}).to_html()
-
-
-def config_diff(base: Config | Edited, changed: Config | Edited) -> ConfigDiff:
-    """Compare two configs.
-
-    Args:
-        base: the one to start from.
-        changed: the other; the reasons are known if an edit function returned it.
-
-    Returns: the differences in the order of the keys, with reasons.
-    """
-    reasons = changed if isinstance(changed, Edited) else None
-    before, after = (item.cfg if isinstance(item, Edited) else item for item in (base, changed))
-    found: list[Change] = []
-    _compare(_plain(before._cfg_dict), _plain(after._cfg_dict), "", found)
-    return ConfigDiff(
-        tuple(Change(c.key, c.before, c.after, reasons.reason_of(c.key) if reasons else "") for c in found)
-    )
-
-
-def _compare(before: Any, after: Any, key: str, found: list[Change]) -> None:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in sorted(set(before) | set(after), key=str):
-            _compare(before.get(name, MISSING), after.get(name, MISSING), f"{key}.{name}" if key else str(name), found)
-    elif _steps(before) and _steps(after) and len(before) == len(after):
-        for i, pair in enumerate(zip(before, after, strict=True)):
-            _compare(*pair, f"{key}.{i}", found)
-    elif not _same(before, after):
-        found.append(Change(key, before, after, ""))
-
-
-def _steps(value: Any) -> bool:
-    """True for a list of dicts, such as a pipeline."""
-    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, dict) for item in value)
-
-
-def _short(value: Any) -> str:
-    """A value in few characters: pipelines by the names of their steps, long lists by their start."""
-    if _steps(value) and all("type" in item for item in value):
-        return "[" + ", ".join(str(item["type"]) for item in value) + "]"
-    text = value if value is MISSING else repr(value)
-    return text if len(text) <= 72 else f"{text[:66]} ..."
-
-
 def _start(source: Config | Edited) -> Edited:
     """A copy that may be changed."""
     if isinstance(source, Edited):
@@ -661,14 +383,14 @@ def _apply(source: Config | Edited, values: Any, reason: str) -> Edited:
     edited = _start(source)
     changes = []
     for key, value in values.items():
-        before = _plain(_get(edited.cfg, key, MISSING))
-        if before != _plain(value) or type(before) is not type(_plain(value)):
+        before = plain(get_value(edited.cfg, key, MISSING))
+        if before != plain(value) or type(before) is not type(plain(value)):
             _set(edited.cfg, key, value)
-            changes.append(Change(key, before, _plain(value), reason))
+            changes.append(Change(key, before, plain(value), reason))
     return Edited(edited.cfg, edited.changes + tuple(changes))
 
 
-def _get(cfg: Config, key: str, default: Any = KeyError) -> Any:
+def get_value(cfg: Config, key: str, default: Any = KeyError) -> Any:
     """The value at a dotted key; numbers are positions in a list."""
     node: Any = cfg._cfg_dict
     for part in key.split("."):
@@ -691,18 +413,18 @@ def _set(cfg: Config, key: str, value: Any) -> None:
     node[int(last) if isinstance(node, list) else last] = ConfigDict(value=copy.deepcopy(value))["value"]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """ConfigDict to dict, all the way down, for comparing and showing."""
     if isinstance(value, dict):
-        return {key: _plain(dict.__getitem__(value, key)) for key in value}
+        return {key: plain(dict.__getitem__(value, key)) for key in value}
     if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item) for item in value)
+        return type(value)(plain(item) for item in value)
     return value
 
 
 def _step(cfg: Config, pipeline: str, kind: str, needed: bool = True) -> str | None:
     """Dotted key of the first step of that type in a pipeline."""
-    for i, step in enumerate(_get(cfg, pipeline)):
+    for i, step in enumerate(get_value(cfg, pipeline)):
         if step.get("type") == kind:
             return f"{pipeline}.{i}"
     if needed:

@@ -222,7 +222,7 @@ def _check_inputs(profile: str, data: Path | None) -> None:
 
 
 def _check_pairs(data: Path) -> None:
-    from m2f_helpers.ade20k import SPLITS, data_root, scan
+    from m2f_helpers.data.layout import SPLITS, data_root, scan
 
     root = data_root(data)
     for split in SPLITS:

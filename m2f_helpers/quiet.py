@@ -16,7 +16,7 @@ def quiet() -> None:
     """Silence what the libraries are known to say on every run: MMEngine's log lines and a list of known warnings.
 
     Call it first thing. A warning that is not on the list still shows, and so does every error. A `Runner` writes its
-    log to a file as before; `m2f_helpers.training` keeps it off the screen.
+    log to a file as before; `m2f_helpers.finetune.training` keeps it off the screen.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for category, message, _ in KNOWN_WARNINGS:

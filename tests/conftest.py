@@ -43,7 +43,7 @@ def run_all(out: Path, data: Path | None = None) -> dict[str, execution.Notebook
 @pytest.fixture(scope="session")
 def evidence():
     """Loss, backward and predict of the R50 model at 512x512, traced (`reference.Evidence`): about half a minute."""
-    from m2f_helpers import reference
+    from m2f_helpers.architecture import reference
 
     return reference.reference_run()
 
@@ -51,7 +51,7 @@ def evidence():
 @pytest.fixture(scope="session")
 def small():
     """The same for the demo model with random weights and two pictures of 64x64: a few seconds."""
-    from m2f_helpers import reference
+    from m2f_helpers.architecture import reference
     from m2f_helpers.config import base_config
 
     config = base_config("demo")

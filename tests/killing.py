@@ -19,7 +19,8 @@ quiet()
 
 import torch  # noqa: E402
 
-from m2f_helpers import checkpoints, config, training  # noqa: E402
+from m2f_helpers import checkpoints, config  # noqa: E402
+from m2f_helpers.finetune import training  # noqa: E402
 
 
 def in_child(work, wait=None) -> int:
@@ -50,8 +51,8 @@ def main(data: str, work: str, kills: int, seed: int) -> None:
         training.train(edited, work_dir, device="cpu", resume=resume, progress=False)
 
     def read() -> None:
-        checkpoints.read_checkpoint(training.newest_checkpoint(work_dir))
-        torch.load(training.newest_checkpoint(work_dir), weights_only=True)
+        checkpoints.read_checkpoint(checkpoints.newest_checkpoint(work_dir))
+        torch.load(checkpoints.newest_checkpoint(work_dir), weights_only=True)
 
     def saved() -> set[str]:
         return {path.name for path in work_dir.glob("iter_*.pth*")}
@@ -66,7 +67,7 @@ def main(data: str, work: str, kills: int, seed: int) -> None:
     for _ in range(kills):
         status = in_child(train, a_moment)
         found = list(work_dir.glob("iter_*.pth"))
-        step = int(training.newest_checkpoint(work_dir).stem.split("_")[1]) if found else 0
+        step = int(checkpoints.newest_checkpoint(work_dir).stem.split("_")[1]) if found else 0
         report.append({"status": status, "step": step, "readable": in_child(read) == 0 if found else None})
     print(json.dumps({"kills": report, "last": in_child(train)}))
 

@@ -16,7 +16,7 @@ from mmengine.logging import HistoryBuffer
 from mmseg.apis import init_model
 
 from m2f_helpers import checkpoints, config
-from m2f_helpers.batches import build_model
+from m2f_helpers.finetune.batches import build_model
 
 NAME = "mask2former_r50_8xb2-160k_ade20k-512x512"
 
@@ -307,13 +307,13 @@ def test_shipped_weights_fill_the_demo_model_and_plain_mmseg_takes_them():
 @pytest.mark.slow
 def test_shipped_weights_reach_the_miou_that_is_written_beside_them(tmp_path):
     """On day scenes that neither pretraining nor its validation saw."""
-    from m2f_helpers import inference
-    from m2f_helpers.preparation import prepare
-    from m2f_helpers.scenes import make_scenes
+    from m2f_helpers.data.preparation import prepare
+    from m2f_helpers.data.scenes.dataset import make_scenes
+    from m2f_helpers.inference import evaluation, models
 
     facts = json.loads(checkpoints.demo_weights().with_suffix(".json").read_text(encoding="utf-8"))
     pictures = prepare(make_scenes(tmp_path / "drawn", 0, 24, "day", seed=2), tmp_path / "prepared", workers=1).root
-    model = inference.load(config.base_config("demo"), checkpoints.demo_weights(), device="cpu")
-    miou = inference.evaluate(model, pictures, progress=False).miou / 100
+    model = models.load(config.base_config("demo"), checkpoints.demo_weights(), device="cpu")
+    miou = evaluation.evaluate(model, pictures, progress=False).miou / 100
     assert facts["miou_day"] >= 0.8
     assert miou == pytest.approx(facts["miou_day"], abs=0.06)

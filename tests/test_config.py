@@ -8,6 +8,8 @@ import pytest
 from mmengine.config import Config
 
 from m2f_helpers import config
+from m2f_helpers.data import layout
+from m2f_helpers.finetune import differences
 
 WRITE_UP = {  # the eight edits of the original walkthrough that have no effect
     "crop_size": (256, 256),
@@ -77,13 +79,13 @@ def test_demo_is_the_same_model_made_narrow(published, demo):
 
 
 def test_ade20k_leaves_the_model_alone(published):
-    diff = config.config_diff(config.remove_dead_keys(published), config.base_config("ade20k"))
+    diff = differences.config_diff(config.remove_dead_keys(published), config.base_config("ade20k"))
     assert not len(diff.part("model"))
     assert "max_iters" in diff.text()
 
 
 def test_edits_never_change_what_they_were_given(demo, data):
-    before = config._plain(demo.cfg._cfg_dict)
+    before = config.plain(demo.cfg._cfg_dict)
     for edit in (
         lambda c: config.set_data(c, data),
         lambda c: config.set_crop(c, [64, 96]),
@@ -96,7 +98,7 @@ def test_edits_never_change_what_they_were_given(demo, data):
         lambda c: config.drop_step(c, "RandomFlip"),
     ):
         changed = edit(demo)
-        assert config._plain(demo.cfg._cfg_dict) == before
+        assert config.plain(demo.cfg._cfg_dict) == before
         assert len(changed.changes) >= len(demo.changes)
 
 
@@ -108,11 +110,11 @@ def test_every_change_is_real_and_has_a_reason(demo):
 @pytest.mark.parametrize("key", WRITE_UP)
 def test_each_silent_edit_of_the_write_up_is_found_and_really_silent(published, key):
     cfg = copy.deepcopy(published)
-    assert config.silent_edits(cfg) == []
-    before = config.runner_arguments(cfg)
+    assert differences.silent_edits(cfg) == []
+    before = differences.runner_arguments(cfg)
     cfg[key] = WRITE_UP[key]
-    assert config.runner_arguments(cfg) == before
-    (found,) = config.silent_edits(cfg)
+    assert differences.runner_arguments(cfg) == before
+    (found,) = differences.silent_edits(cfg)
     assert found.key == key and f"cfg.{key}" in found.text and found.fix in found.text and "\n" not in found.text
 
 
@@ -120,19 +122,19 @@ def test_each_silent_edit_of_the_write_up_is_found_and_really_silent(published, 
 def test_silent_edits_of_the_profiles_configs_are_found_too(demo, key):
     cfg = copy.deepcopy(demo.cfg)
     cfg[key] = WRITE_UP[key]
-    assert [edit.key for edit in config.silent_edits(cfg)] == [key]
+    assert [edit.key for edit in differences.silent_edits(cfg)] == [key]
 
 
 def test_stock_value_set_on_a_profile_that_differs_is_silent(demo):
     cfg = copy.deepcopy(demo.cfg)
     cfg.crop_size = (512, 512)  # what the file says; the demo trains on 192 x 192
-    assert [edit.key for edit in config.silent_edits(cfg)] == ["crop_size"]
+    assert [edit.key for edit in differences.silent_edits(cfg)] == ["crop_size"]
 
 
 def test_names_that_nobody_reads_are_found(published):
     cfg = copy.deepcopy(published)
     cfg.learning_rate, cfg.my_note = 0.1, "x"
-    found = {edit.key: edit.fix for edit in config.silent_edits(cfg)}
+    found = {edit.key: edit.fix for edit in differences.silent_edits(cfg)}
     assert set(found) == {"learning_rate", "my_note"} and "set_batch" in found["learning_rate"]
 
 
@@ -142,11 +144,11 @@ def test_edits_with_effect_are_not_reported(published, demo, data):
     cfg.train_cfg.max_iters = 5
     cfg.work_dir = "x"
     cfg.load_from = "y"
-    assert config.silent_edits(cfg) == []
+    assert differences.silent_edits(cfg) == []
     cfg.num_classes = 7  # agrees with the place that counts: harmless
-    assert config.silent_edits(cfg) == []
+    assert differences.silent_edits(cfg) == []
     edited = config.set_test_size(config.set_classes(config.set_data(demo, data), ["a", "b"]), [64, 64])
-    assert config.silent_edits(edited) == []
+    assert differences.silent_edits(edited) == []
 
 
 def test_set_data_reaches_all_loaders(demo, data):
@@ -166,7 +168,7 @@ def test_flat_folders_are_split_without_overlap(demo, tmp_path, labels):
     train, val = (edited.cfg[loader].dataset for loader in config.LOADERS[:2])
     assert sorted(train.indices + val.indices) == list(range(11)) and val.indices == [0, 5, 10]
     assert train.img_suffix == ".png" and train.data_prefix.seg_map_path == labels
-    assert config.find_layout(root).train.pictures == 8
+    assert layout.find_layout(root).train.pictures == 8
 
 
 def test_set_data_says_what_it_looked_for(demo, tmp_path):
@@ -271,7 +273,7 @@ def test_other_things_than_configs_are_refused():
 
 def test_diff_is_a_tree_with_reasons(published):
     edited = config.set_schedule(published, 100)
-    diff = config.config_diff(published, edited)
+    diff = differences.config_diff(published, edited)
     lines = diff.text().splitlines()
     assert lines[0] == "default_hooks" and lines[1] == "  checkpoint"
     assert any(line.split()[:4] == ["max_iters", "160000", "->", "100"] and "100 steps" in line for line in lines)
@@ -279,11 +281,11 @@ def test_diff_is_a_tree_with_reasons(published):
     assert list(table.columns) == ["key", "before", "after", "why"] and len(table) == len(diff)
     assert table.set_index("key").loc["param_scheduler.0.end", "after"] == "100"
     assert "param_scheduler.0.end" in diff._repr_html_()
-    assert len(config.config_diff(published, copy.deepcopy(published))) == 0
+    assert len(differences.config_diff(published, copy.deepcopy(published))) == 0
 
 
 def test_diff_parts_add_up(published, demo):
-    diff = config.config_diff(published, demo)
+    diff = differences.config_diff(published, demo)
     assert len(diff.part("model")) + len(diff.part("-model")) == len(diff)
     assert all(change.key.startswith("model.") for change in diff.part("model").changes)
 
@@ -298,4 +300,4 @@ def test_finetune_edits_fit_the_schedule_to_the_data(data):
 def test_a_config_written_and_read_again_has_no_silent_edits(demo, data, tmp_path):
     path = tmp_path / "config.py"
     config.set_data(demo, data).cfg.dump(str(path))
-    assert config.silent_edits(Config.fromfile(str(path))) == []
+    assert differences.silent_edits(Config.fromfile(str(path))) == []

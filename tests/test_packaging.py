@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from m2f_helpers import environment
+from m2f_helpers.install import environment
 from tests.conftest import NOTEBOOKS, ROOT
 
 if sys.version_info >= (3, 11):

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from m2f_helpers import plotting
+from m2f_helpers.inference import figures
 from m2f_helpers.palette import IGNORE, IGNORE_COLOR, ade20k_palette
 
 PERSON, PERSON_COLOR = 12, (150, 5, 61)
@@ -60,7 +61,7 @@ class Layer:
 
 
 class Result:
-    """As much of an `inference.Segmentation` as the figures use: three queries, four predictions."""
+    """As much of an `segment.Segmentation` as the figures use: three queries, four predictions."""
 
     def __init__(self, image: np.ndarray):
         self.image = image
@@ -93,16 +94,16 @@ def all_figures(image, prediction, truth, theme="light") -> dict[str, plotting.P
         "class_map": plotting.class_map(truth, "truth", theme=theme),
         "panels": plotting.panels([image, truth, prediction], ["a", "b", "c"], theme=theme),
         "legend": plotting.legend(truth, theme=theme),
-        "before_after": plotting.before_after(image, prediction, truth, truth, theme=theme),
+        "before_after": figures.before_after(image, prediction, truth, truth, theme=theme),
         "rgb_or_bgr": plotting.rgb_or_bgr(image, prediction, PERSON, theme=theme),
-        "uncertainty": plotting.uncertainty(image, confidence, 1 - confidence, prediction, truth, theme=theme),
-        "uncertainty_only": plotting.uncertainty(image, confidence, 1 - confidence, theme=theme),
-        "errors_by_confidence": plotting.errors_by_confidence(confidence, prediction, truth, theme=theme),
-        "query_grid": plotting.query_grid(result, theme=theme),
-        "query_life": plotting.query_life(result, 1, theme=theme),
-        "queries_by_layer": plotting.queries_by_layer(result, 2, theme=theme),
-        "attention": plotting.attention(result, 1, theme=theme),
-        "attention_narrowing": plotting.attention_narrowing(result, theme=theme),
+        "uncertainty": figures.uncertainty(image, confidence, 1 - confidence, prediction, truth, theme=theme),
+        "uncertainty_only": figures.uncertainty(image, confidence, 1 - confidence, theme=theme),
+        "errors_by_confidence": figures.errors_by_confidence(confidence, prediction, truth, theme=theme),
+        "query_grid": figures.query_grid(result, theme=theme),
+        "query_life": figures.query_life(result, 1, theme=theme),
+        "queries_by_layer": figures.queries_by_layer(result, 2, theme=theme),
+        "attention": figures.attention(result, 1, theme=theme),
+        "attention_narrowing": figures.attention_narrowing(result, theme=theme),
     }
 
 
@@ -292,20 +293,20 @@ def test_alt_text_comes_from_the_numbers(image, prediction, truth):
 
 def test_query_figures_speak_of_the_query(image):
     result = Result(image)
-    assert "query 1, owns 60 %, person 0.97" in plotting.query_grid(result).alt
-    life = plotting.query_life(result, 1)
+    assert "query 1, owns 60 %, person 0.97" in figures.query_grid(result).alt
+    life = figures.query_life(result, 1)
     assert len(life.axes) == 4 and "after layer 3, person 0.99" in life.alt
     lit = life.axes[0].images[0].get_array()
     assert (lit[20:50, 30:50] == image[20:50, 30:50]).all() and np.ptp(lit[0, 0]) == 0
-    narrow = plotting.attention(result, 1)
+    narrow = figures.attention(result, 1)
     assert len(narrow.axes) == 3 and "100 % allowed (mask was empty)" in narrow.alt and "33 % allowed" in narrow.alt
-    assert "layer 1 100 %, layer 2 50 %, layer 3 33 %" in plotting.attention_narrowing(result).alt
+    assert "layer 1 100 %, layer 2 50 %, layer 3 33 %" in figures.attention_narrowing(result).alt
 
 
 def test_errors_by_confidence_counts(truth):
     confidence = np.where(truth == PERSON, 0.1, 0.9)
     prediction = np.where(truth == PERSON, SKY, truth)
-    figure = plotting.errors_by_confidence(confidence, prediction, truth, bins=2)
+    figure = figures.errors_by_confidence(confidence, prediction, truth, bins=2)
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == [1.0, 0.0]
 
@@ -315,7 +316,7 @@ def test_iou_bars_match_classes_by_id():
 
     one = pd.DataFrame({"id": [2, 12], "iou": [90.0, 50.0]})
     two = pd.DataFrame({"id": [12, 0], "iou": [75.0, 10.0]})
-    figure = plotting.iou_bars(one, two, names=("before", "after"))
+    figure = figures.iou_bars(one, two, names=("before", "after"))
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert widths == [90, 50, 0, 75]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["sky", "person"]
@@ -353,13 +354,13 @@ def test_long_names_and_many_queries_fit(image):
     logits = torch.full((3, 151), -5.0)
     logits[:, ade20k_palette().names.index(name)] = 5.0
     result.layers = [Layer(logits, torch.tensor([False] * 3)) for _ in range(10)]
-    figures = [
-        plotting.query_grid(result),
-        plotting.query_life(result, 1),
-        plotting.queries_by_layer(result),
-        plotting.attention_narrowing(result),
+    made = [
+        figures.query_grid(result),
+        figures.query_life(result, 1),
+        figures.queries_by_layer(result),
+        figures.attention_narrowing(result),
     ]
-    for figure in figures:
+    for figure in made:
         pixels = drawn(figure)
         border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         assert (border == 255).all()

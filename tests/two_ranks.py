@@ -12,8 +12,8 @@ quiet()
 
 import torch  # noqa: E402
 
-from m2f_helpers import training  # noqa: E402
 from m2f_helpers.cli import main  # noqa: E402
+from m2f_helpers.finetune import training  # noqa: E402
 
 torch.set_num_threads(1)
 out, regular = Path(sys.argv[1]), training._run

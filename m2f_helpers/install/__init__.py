@@ -1,1 +1,1 @@
-"""What the machine needs: the environment check, the stand-in for mmcv's compiled ops, and fast kernels."""
+"""What has to be there, and what stands in for the rest. Notebook 01."""

@@ -7,8 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from m2f_helpers.architecture.reference import build_model
 from m2f_helpers.config import base_config
-from m2f_helpers.reference import build_model
 
 # weights that start at 0 or in a pattern
 PLAIN = ("embed.weight", "query_feat", "level_encoding", "sampling_offsets.weight", "attention_weights.weight")

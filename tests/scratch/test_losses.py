@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
+from m2f_helpers.architecture.reference import build_model
 from m2f_helpers.config import base_config
-from m2f_helpers.reference import build_model
 from m2f_helpers.scratch import losses as scratch
 from m2f_helpers.scratch.losses import Target
 from m2f_helpers.scratch.model import Mask2Former

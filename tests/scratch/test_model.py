@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from m2f_helpers import inference
+from m2f_helpers.data.scenes import draw_scene
+from m2f_helpers.inference import models
 from m2f_helpers.install import kernels
-from m2f_helpers.scenes import draw_scene
 from m2f_helpers.scratch import model as scratch
 from m2f_helpers.scratch.model import Mask2Former, fused
 from tests.scratch.library import difference, images, predictions, randomised
@@ -18,7 +18,7 @@ BAR = 1e-6
 @pytest.fixture(scope="module")
 def demo():
     """The demo model with its shipped weights, float32."""
-    return inference.load_profile()
+    return models.load_profile()
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -1,0 +1,422 @@
+"""Figures of notebook 03: the whole picture with the shapes of a run, and a look inside its parts.
+
+All functions return a `plotting.Picture` and show nothing. Shapes on arrows come from the record of a run, never typed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+
+from m2f_helpers.architecture.reference import Evidence, check_mask2former
+from m2f_helpers.architecture.tracing import ShapeRecord
+from m2f_helpers.inference.segment import Segmentation
+from m2f_helpers.plotting import Picture, draw_image, style
+
+INK = "#1a1a1a"
+DASHED = "#a05200"
+PARTS = {  # fill and edge: told apart by lightness as well as by hue
+    "backbone": ("#d6e6f7", "#1f5a99"),
+    "pixel decoder": ("#d9f0dc", "#1d6b34"),
+    "transformer decoder": ("#fde7cf", "#a05200"),
+    "head": ("#ece0f5", "#5f3594"),
+    "training": ("#f1f1f1", "#555555"),
+}
+LEVELS = ("#0072b2", "#d55e00", "#009e73")  # coarse, middle, fine: Okabe and Ito's colours
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Where one token's deformable attention looks.
+
+    `point` is the token's own place (x, y), 0..1; `locations` `(heads, levels, points, 2)`, x then y, 0..1 (outside is
+    allowed); `weights` `(heads, levels, points)`, adding up to 1 per head; `sizes` the levels' `[H, W]`.
+    """
+
+    point: tuple[float, float]
+    locations: Tensor
+    weights: Tensor
+    sizes: tuple[tuple[int, int], ...]
+
+
+def architecture(evidence: Evidence) -> Picture:
+    """Mask2Former from image to class map, with the shapes of a run on its arrows (the batch dimension left out)."""
+    shapes = _flow(evidence.record)
+    with style():
+        figure = Picture(figsize=(12, 7.4))
+        ax = figure.add_axes((0, 0, 1, 1))
+        ax.set(xlim=(0, 134), ylim=(0, 82))
+        ax.axis("off")
+        _draw_backbone(ax, shapes)
+        _draw_pixel_decoder(ax, shapes)
+        _draw_decoder(ax, shapes)
+        _draw_head(ax, shapes)
+    figure.alt = f"Mask2Former, from image {shapes['image']} to class map {shapes['class map']}, parts and shapes"
+    return figure
+
+
+def sine_encodings(encoding: nn.Module, size: int = 32) -> Picture:
+    """Four channels of a fixed position code, and how much the code of one place resembles that of all others.
+
+    Args:
+        encoding: mmdet's `SinePositionalEncoding`.
+        size: height and width of the map, pixels.
+    """
+    with torch.no_grad():
+        code = encoding(torch.zeros(1, size, size, dtype=torch.bool))[0]
+    half = len(code) // 2
+    middle = code[:, size // 2, size // 3]
+    likeness = torch.einsum("c,chw->hw", middle, code) / middle.square().sum()
+    slow, fast = half // 16 * 5, max(half // 32, 2)
+    panels = {f"row, slow\nchannel {slow}": code[slow], f"row, fast\nchannel {fast}": code[fast]}
+    panels |= {
+        f"column, slow\nchannel {half + slow}": code[half + slow],
+        f"column, fast\nchannel {half + fast}": code[half + fast],
+    }
+    with style():
+        figure = Picture(figsize=(7, 1.85), layout="constrained")
+        axes = figure.subplots(1, 5)
+        for ax, (title, values) in zip(axes, panels.items(), strict=False):
+            ax.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
+            ax.set_title(title, fontsize=8.5)
+        axes[4].imshow(likeness, cmap="viridis")
+        axes[4].plot(size // 3, size // 2, "+", color="white", markersize=9, markeredgewidth=2)
+        axes[4].set_title("likeness to\nthe code at +", fontsize=8.5)
+        _no_ticks(axes)
+    figure.alt = f"Four channels of the sine position code on a {size}x{size} map and its likeness to one place"
+    return figure
+
+
+def cost_matrices(
+    costs: Mapping[str, np.ndarray], chosen: Sequence[tuple[int, int]], columns: Sequence[str]
+) -> Picture:
+    """Cost matrices side by side, values written in, chosen cells framed.
+
+    Args:
+        costs: title and `(queries, masks)` matrix; draw the total last.
+        chosen: `(query, mask)` pairs that the matching picked.
+        columns: name of each mask.
+    """
+    with style():
+        figure = Picture(figsize=(7, 0.42 * len(next(iter(costs.values()))) + 1.3), layout="constrained")
+        axes = figure.subplots(1, len(costs), squeeze=False)[0]
+        for ax, (title, matrix) in zip(axes, costs.items(), strict=True):
+            _draw_costs(ax, np.asarray(matrix), chosen)
+            ax.set_title(title, fontsize=9)
+            ax.set_xticks(range(len(columns)), columns, fontsize=7.5)
+            ax.set_yticks([])
+        axes[0].set_yticks(range(len(matrix)), [f"query {row}" for row in range(len(matrix))], fontsize=8)
+    pairs = ", ".join(f"query {row} with {columns[column]}" for row, column in chosen)
+    figure.alt = f"Cost matrices {', '.join(costs)}; chosen: {pairs}"
+    return figure
+
+
+def network_input(model: Any, image: np.ndarray) -> Tensor:
+    """A picture as the network receives it: normalised, padded to a multiple of 32.
+
+    Args:
+        model: an mmseg segmentor.
+        image: RGB, `(H, W, 3)` uint8.
+
+    Returns: `(1, 3, H', W')` float32.
+    """
+    bgr = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)
+    return model.data_preprocessor({"inputs": [bgr], "data_samples": [SegDataSample()]})["inputs"]
+
+
+@torch.no_grad()
+def sampling_of(model: Any, inputs: Tensor, x: float, y: float, layer: int = -1, level: int = 2) -> Sampling:
+    """Where the deformable attention of one token looks, in one encoder layer.
+
+    Args:
+        model: a Mask2Former segmentor in evaluation mode.
+        inputs: one normalised picture, `(1, 3, H, W)` float.
+        x, y: place of the token, 0..1 over the picture.
+        layer: encoder layer, -1 the last.
+        level: level of the token, 0 the coarsest.
+    """
+    check_mask2former(model)
+    attention = model.decode_head.pixel_decoder.encoder.layers[layer].self_attn
+    with arguments_of(attention) as seen:
+        model.decode_head.pixel_decoder(model.extract_feat(inputs))
+    sizes = tuple((int(height), int(width)) for height, width in seen["spatial_shapes"].tolist())
+    height, width = sizes[level]
+    column, row = min(int(x * width), width - 1), min(int(y * height), height - 1)
+    token = int(seen["level_start_index"][level]) + row * width + column
+    query = (seen["query"] + seen["query_pos"])[0, token]
+    shape = (attention.num_heads, attention.num_levels, attention.num_points)
+    offsets = attention.sampling_offsets(query).view(*shape, 2)
+    weights = attention.attention_weights(query).view(shape[0], -1).softmax(-1).view(shape)
+    scale = torch.tensor([[width, height] for height, width in sizes])[None, :, None]
+    point = seen["reference_points"][0, token, 0]
+    return Sampling((float(point[0]), float(point[1])), point + offsets / scale, weights, sizes)
+
+
+@contextmanager
+def arguments_of(module: nn.Module) -> Iterator[dict[str, Any]]:
+    """Within the block, the returned dict fills with the keyword arguments of the module's calls, the last one wins."""
+    seen: dict[str, Any] = {}
+    hook = module.register_forward_pre_hook(lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Picture:
+    """Sampling points over a picture, one panel per token: colour is the level, area the weight.
+
+    Args:
+        image: RGB `(H, W, 3)` uint8, as large as what the model saw.
+        samplings: from `sampling_of`.
+    """
+    height, width = image.shape[:2]
+    with style():
+        figure = Picture(figsize=(7, 7 / len(samplings) * height / width + 0.75), layout="constrained")
+        axes = figure.subplots(1, len(samplings), squeeze=False)[0]
+        for ax, sampling in zip(axes, samplings, strict=True):
+            draw_image(ax, (255 - (255 - image.astype(float)) * 0.55).astype(np.uint8))
+            for level, (rows, columns) in enumerate(sampling.sizes):
+                places = sampling.locations[:, level].reshape(-1, 2) * torch.tensor([width, height]) - 0.5
+                area = sampling.weights[:, level].flatten() * 260 + 4
+                name = f"{rows}x{columns} level"
+                ax.scatter(*places.T, s=area, color=LEVELS[level % 3], alpha=0.8, lw=0.4, ec="white", label=name)
+            x, y = sampling.point
+            ax.plot(x * width - 0.5, y * height - 0.5, "x", color="black", ms=9, mew=2.5, label="the token")
+            ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
+    figure.alt = f"Sampling points of {len(samplings)} tokens in the last encoder layer, coloured by level"
+    return figure
+
+
+def query_story(result: Segmentation, query: int) -> Picture:
+    """One query through all predictions: its mask after each, and where it lets the next layer look.
+
+    Args:
+        result: from `segment(..., layers=True)`.
+        query: 0..Q-1.
+
+    Raises: ValueError if the layers were not kept, or there is no such query.
+    """
+    count = len(result.layers)
+    if not count:
+        raise ValueError("the layers were not kept: call segment(model, image, layers=True)")
+    columns = count if count <= 5 else (count + 1) // 2
+    rows = 2 * -(-count // columns)
+    height, width = result.image.shape[:2]
+    with style():
+        figure = Picture(figsize=(7, rows * (6.6 / columns * height / width + 0.25) + 0.3), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for ax in axes.flat:
+            ax.axis("off")
+        for index in range(count):
+            top, column = 2 * (index // columns), index % columns
+            _draw_mask(axes[top, column], result, query, index)
+            if index + 1 < count:
+                _draw_allowed(axes[top + 1, column], result, query, index + 1)
+        title = f"Query {query}: mask probability (blue 0 to yellow 1); below, what the next layer may look at (white)"
+        figure.suptitle(title, fontsize=9.5)
+    figure.alt = f"Mask of query {query} after each of {count} predictions, and the pixels each layer may look at"
+    return figure
+
+
+# --------------------------------------------------------------------------------------------------- the whole picture
+
+
+def _flow(record: ShapeRecord) -> dict[str, str]:
+    """The shapes on the arrows, batch dimension dropped."""
+    pixel, head = record["MSDeformAttnPixelDecoder.forward"], record["Mask2FormerHead.forward"]
+    predict, forward = record["Mask2FormerHead.predict"], record["Mask2FormerHead._forward_head"]
+    levels = range(3)
+    found = {"image": record["BaseSegmentor.forward"].shapes("inputs: Tensor,", "inputs")[0]}
+    found |= {f"stage {3 - i}": pixel.shapes("feat = feats[level_idx]")[i] for i in levels}
+    found |= {"stage 0": pixel.shapes("x = feats[i]")[0], "tokens": pixel.shapes("encoder_inputs = torch.cat(")[0]}
+    found |= {f"tokens {i}": pixel.shapes("feat_projected = feat_projected.flatten(2)")[i] for i in levels}
+    found |= {f"memory {i}": head.shapes("decoder_input = self.decoder_input_projs")[i] for i in levels}
+    found |= {"fine": pixel.shapes("mask_feature = self.mask_feature(outs[-1])")[0]}
+    found |= {"queries": head.shapes("query_feat = self.query_feat")[0]}
+    found |= {f"attention {i}": head.shapes("attn_mask = attn_mask & mask_sum")[i] for i in levels}
+    found |= {
+        "classes": forward.shapes("cls_pred = self.cls_embed")[0],
+        "vectors": forward.shapes("mask_embed = self")[0],
+    }
+    found |= {"masks": forward.shapes("mask_pred = torch.einsum(")[0]}
+    found |= {"scores": predict.shapes("seg_logits = torch.einsum(")[0]}
+    texts = {name: "×".join(str(size) for size in shape[1:]) for name, shape in found.items()}
+    attention = found["attention 0"]
+    texts |= {f"attention {i}": "×".join(map(str, found[f"attention {i}"])) for i in levels}
+    layers = record["DetrTransformerEncoderLayer.forward"], record["Mask2FormerTransformerEncoder.forward"]
+    encoder_layers = layers[0].calls // layers[1].calls
+    result = record["BaseSegmentor.postprocess_result"].shapes("i_seg_pred = i_seg_logits.argmax(")[0]
+    matched = record["dense_heads.mask2former_head.Mask2FormerHead._get_targets_single"].shapes("gt_labels = gt_inst")[
+        0
+    ]
+    return texts | {
+        "class map": "×".join(map(str, result[1:])),
+        "heads": str(attention[0]),
+        "matched": str(matched[0]),
+        "layers": str(len(head.shapes("query_feat = layer(")) // head.calls),
+        "predictions": str(forward.calls // head.calls),
+        "encoder layers": str(encoder_layers),
+    }
+
+
+def _draw_backbone(ax: Axes, shapes: dict[str, str]) -> None:
+    _panel(ax, (2, 11, 20, 66), "backbone", "Backbone: ResNet")
+    _box(ax, (4, 1.5, 16, 6.5), "image\n" + shapes["image"], "training")
+    for stage, y in enumerate((15, 30, 45, 60)):
+        width = 15 - 2.4 * stage
+        _box(ax, (12 - width / 2, y, width, 8), f"stage {stage + 1}\nstride {4 * 2**stage}", "backbone")
+        carried = shapes["image"] if stage == 0 else shapes[f"stage {stage - 1}"]
+        _arrow(ax, (12, 8 if stage == 0 else y - 7), (12, y), carried, at=(12, y - 3.6), align="plate")
+        if stage:
+            _arrow(ax, (12 + width / 2, y + 4), (32.5, y + 4), shapes[f"stage {stage}"], at=(26.2, y + 5))
+    _arrow(ax, (19.5, 19), (47, 19), shapes["stage 0"], at=(33, 20))
+
+
+def _draw_pixel_decoder(ax: Axes, shapes: dict[str, str]) -> None:
+    _panel(ax, (31, 11, 30, 66), "pixel decoder", "Pixel decoder")
+    for level, y in enumerate((60, 45, 30)):
+        _box(ax, (32.5, y + 1, 5.5, 6), "1×1\nconv", "pixel decoder", size=7.5)
+        _arrow(ax, (38, y + 4), (47, y + 4), shapes[f"tokens {level}"], at=(42.4, y + 5))
+    _box(
+        ax,
+        (47, 28, 12.5, 42),
+        f"deformable\nattention,\n{shapes['encoder layers']} layers\n\nall levels\ntogether:\n{shapes['tokens']}",
+        "pixel decoder",
+    )
+    _arrow(ax, (53, 28), (53, 23.5), f"{shapes['memory 2']}, enlarged", at=(53, 24.7), align="plate")
+    _box(ax, (47, 14.5, 12.5, 9), "add, 3×3 conv,\n1×1 conv", "pixel decoder")
+
+
+def _draw_decoder(ax: Axes, shapes: dict[str, str]) -> None:
+    _panel(ax, (70, 26, 25, 51), "transformer decoder", f"Transformer decoder: {shapes['layers']} layers")
+    _box(ax, (73, 68.5, 17, 5), f"queries, learnt: {shapes['queries']}", "transformer decoder", size=8)
+    count = int(shapes["layers"])
+    layers = [", ".join(str(layer) for layer in range(level + 1, count + 1, 3)) for level in range(3)]
+    for level, y in enumerate((57, 43, 29)):
+        text = f"layer {layers[level]}\nmasked cross-attention\nself-attention\nfeed-forward"
+        _box(ax, (73, y, 17, 9), text, "transformer decoder", size=7.6)
+        _arrow(ax, (59.5, y + 4.5), (73, y + 4.5), shapes[f"memory {level}"], at=(65.4, y + 5.5))
+        above = y + (11.5 if level == 0 else 14)
+        carried = "" if level == 0 else shapes["queries"]
+        _arrow(ax, (81.5, above), (81.5, y + 9), carried, at=(82, y + 10.4), align="left")
+    _arrow(ax, (90, 31), (90, 64), f"rounds: {count // 3}", at=(90.3, 66), bend=0.22, align="left")
+
+
+def _draw_head(ax: Axes, shapes: dict[str, str]) -> None:
+    _panel(ax, (101, 11, 31, 66), "head", f"Head: {shapes['predictions']} predictions")
+    _arrow(ax, (95, 60), (103, 60), shapes["queries"], at=(98.7, 61))
+    _box(ax, (103, 64, 11.5, 8), "class layer", "head")
+    _box(ax, (103, 50, 11.5, 8), "mask layers\n(3 linear)", "head")
+    _arrow(ax, (103, 60), (105, 64), "")
+    _arrow(ax, (103, 60), (105, 58), "")
+    _box(ax, (103, 34, 11.5, 8), "dot product\nper pixel", "head")
+    _arrow(ax, (108.7, 50), (108.7, 42), shapes["vectors"], at=(109.4, 45.5), align="left")
+    ax.plot([59.5, 98], [19, 19], color=INK, lw=1.3)
+    ax.plot([98, 98], [19, 36.5], color=INK, lw=1.3)
+    _arrow(ax, (98, 36.5), (103, 36.5), "")
+    _label(ax, (79, 15.5), f"per-pixel embedding {shapes['fine']}")
+    _arrow(ax, (103, 39.8), (90.2, 36), "", dashed=True)
+    _label(ax, (80, 22.6), "dashed: where the next layer may not look,", color=DASHED)
+    sizes = ", ".join(shapes[f"attention {level}"].rpartition("×")[2] for level in range(3))
+    _label(ax, (80, 20), f"{shapes['attention 0'].rpartition('×')[0]}×({sizes})", color=DASHED)
+    _box(ax, (119, 44, 11.5, 14), "sum over\nqueries of\nclass ×\nmask", "head")
+    _arrow(ax, (114.5, 68), (124.7, 58), shapes["classes"], at=(121.5, 66), align="left")
+    _arrow(ax, (114.5, 39), (119, 46), shapes["masks"], at=(115.2, 37.2), align="left")
+    _arrow(ax, (126.5, 44), (126.5, 25.5), shapes["scores"], at=(125.8, 27.3), align="right")
+    _box(ax, (118, 17, 13.5, 8.5), f"largest score:\nclass map\n{shapes['class map']}", "head", size=8)
+    _box(
+        ax,
+        (103, 13, 12.5, 13),
+        f"training only:\nmatch {shapes['matched']} masks,\n3 losses ×\n{shapes['predictions']} predictions",
+        "training",
+        size=7.6,
+    )
+    _arrow(ax, (107, 34), (107, 26), shapes["masks"], at=(107.6, 30.6), align="left")
+
+
+def _panel(ax: Axes, place: tuple[float, float, float, float], part: str, title: str) -> None:
+    x, y, width, height = place
+    fill, edge = PARTS[part]
+    ax.add_patch(Rectangle((x, y), width, height, facecolor=fill, alpha=0.35, edgecolor=edge, lw=0.8, zorder=0))
+    ax.text(x + width / 2, y + height + 0.8, title, ha="center", va="bottom", fontsize=11, weight="bold", color=edge)
+
+
+def _box(ax: Axes, place: tuple[float, float, float, float], text: str, part: str, size: float = 9) -> None:
+    x, y, width, height = place
+    fill, edge = PARTS[part]
+    shape = FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=0.9", fc=fill, ec=edge, lw=1.4)
+    ax.add_patch(shape)
+    ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size, color=INK, linespacing=1.15)
+
+
+def _arrow(
+    ax: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    text: str,
+    at: tuple[float, float] | None = None,
+    align: str = "center",
+    bend: float = 0.0,
+    dashed: bool = False,
+) -> None:
+    curve = f"arc3,rad={bend}"
+    look = {"ls": (0, (4, 2)), "color": DASHED} if dashed else {"color": INK}
+    ax.add_patch(
+        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, lw=1.3, connectionstyle=curve, **look)
+    )
+    if text:
+        _label(ax, at or ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 1), text, align)
+
+
+def _label(ax: Axes, at: tuple[float, float], text: str, align: str = "center", color: str = INK) -> None:
+    plate = {"fc": "white", "ec": "none", "pad": 0.6} if align == "plate" else None
+    align = "center" if align == "plate" else align
+    ax.text(*at, text, ha=align, va="bottom", fontsize=8.5, color=color, bbox=plate)
+
+
+# ------------------------------------------------------------------------------------------------------------- details
+
+
+def _draw_costs(ax: Axes, matrix: np.ndarray, chosen: Sequence[tuple[int, int]]) -> None:
+    ax.imshow(matrix, cmap="cividis", aspect="auto")
+    middle = (matrix.min() + matrix.max()) / 2
+    for (row, column), value in np.ndenumerate(matrix):
+        color = "white" if value < middle else "black"
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8.5, color=color)
+    for row, column in chosen:
+        frame = Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, ec="white", lw=4)
+        ax.add_patch(frame)
+        ax.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, ec="#d55e00", lw=2.2))
+
+
+def _draw_mask(ax: Axes, result: Segmentation, query: int, index: int) -> None:
+    ax.imshow(result.query_mask(query, index), cmap="viridis", vmin=0, vmax=1)
+    ax.set_title("before layer 1" if index == 0 else f"after layer {index}", fontsize=8.5, pad=3)
+
+
+def _draw_allowed(ax: Axes, result: Segmentation, query: int, layer: int) -> None:
+    allowed = result.allowed(query, layer)
+    ax.imshow(allowed, cmap=ListedColormap(["#3a3a3a", "#ffffff"]), vmin=0, vmax=1, aspect="auto")
+    rows, columns = allowed.shape
+    rescued = result.layers[layer - 1].rescued
+    opened = " all opened" if rescued is not None and bool(rescued[query]) else ""
+    ax.set_title(f"layer {layer}: {rows}x{columns}{opened}", fontsize=7.5, pad=2)
+    ax.add_patch(Rectangle((-0.5, -0.5), columns, rows, fill=False, ec="#777777", lw=0.8))
+
+
+def _no_ticks(axes: Any) -> None:
+    for ax in np.ravel(axes):
+        ax.set(xticks=[], yticks=[])

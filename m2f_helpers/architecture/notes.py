@@ -1,0 +1,228 @@
+"""The installed source, annotated: notes anchored to its lines, and the shapes that a real run left beside them.
+
+Built for notebook 03. The notes live in `notes.json`: for every function a list of notes, each tied to a piece of text
+that stands on exactly one line of the function. If the library changes under a note, `resolve_notes` says which one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from m2f_helpers.architecture.tracing import (
+    FunctionSource,
+    FunctionTrace,
+    ShapeRecord,
+    Statement,
+    function_source,
+    source_in_file,
+)
+
+REPOSITORIES = {"mmseg": "open-mmlab/mmsegmentation", "mmdet": "open-mmlab/mmdetection", "mmcv": "open-mmlab/mmcv"}
+
+# Functions that look as if they took part. They are traced too, so that a run can show which of them never do.
+RELATIVES = [
+    "mmdet.models.dense_heads.maskformer_head:MaskFormerHead.loss",
+    "mmdet.models.dense_heads.maskformer_head:MaskFormerHead.forward",
+    "mmdet.models.dense_heads.maskformer_head:MaskFormerHead.preprocess_gt",
+    "mmdet.models.dense_heads.maskformer_head:MaskFormerHead._get_targets_single",
+    "mmdet.models.dense_heads.maskformer_head:MaskFormerHead._loss_by_feat_single",
+    "mmdet.models.dense_heads.maskformer_head:MaskFormerHead.predict",
+    "mmdet.models.layers.transformer.detr_layers:DetrTransformerDecoder.forward",
+    "mmdet.models.layers.transformer.detr_layers:DetrTransformerDecoderLayer.forward",
+    "mmdet.models.layers.transformer.deformable_detr_layers:DeformableDetrTransformerEncoder.forward",
+    "mmdet.models.layers.transformer.deformable_detr_layers:"
+    "DeformableDetrTransformerEncoder.get_encoder_reference_points",
+    "mmseg.models.segmentors.encoder_decoder:EncoderDecoder.slide_inference",
+    "mmdet.models.task_modules.samplers.mask_pseudo_sampler:MaskPseudoSampler.sample",
+    "mmcv.cnn.bricks.transformer:FFN.forward",
+]
+
+
+@dataclass(frozen=True)
+class Covered:
+    """A function of the libraries that this package annotates."""
+
+    module: str
+    qualname: str
+    part: str
+    summary: str
+
+    @property
+    def name(self) -> str:
+        """Full name, module and all."""
+        return f"{self.module}.{self.qualname}"
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
+        return _load(f"{self.module}:{self.qualname}")
+
+
+@dataclass(frozen=True)
+class Note:
+    """A remark on one line: where (function and a piece of the line's text), what, and the paper's section if any."""
+
+    module: str
+    qualname: str
+    anchor: str
+    text: str
+    paper: str | None = None
+
+
+@dataclass(frozen=True)
+class StaleComment:
+    """A comment about a shape that differs from what the run recorded on the line below it."""
+
+    function: str
+    line: int
+    says: str
+    recorded: str
+
+
+@cache
+def covered() -> tuple[Covered, ...]:
+    """The annotated functions, in the order in which the data flows."""
+    return tuple(
+        Covered(entry["module"], entry["qualname"], entry["part"], entry["summary"]) for entry in _file()["functions"]
+    )
+
+
+@cache
+def load_notes() -> tuple[Note, ...]:
+    """All notes, in file order."""
+    return tuple(
+        Note(entry["module"], entry["qualname"], note["at"], note["note"], note.get("paper"))
+        for entry in _file()["functions"]
+        for note in entry["notes"]
+    )
+
+
+def covered_functions() -> list[Callable[..., Any]]:
+    """The annotated functions themselves. Imports mmseg and mmdet."""
+    return [entry.load() for entry in covered()]
+
+
+def uncovered_relatives() -> list[Callable[..., Any]]:
+    """Functions of the parent classes that a reader may take for the ones that run."""
+    return [_load(name) for name in RELATIVES]
+
+
+def resolve_notes(notes: Iterable[Note] | None = None, root: Path | None = None) -> dict[Note, int]:
+    """Line number of every note in the installed libraries.
+
+    Args:
+        notes: default: all of `load_notes`.
+        root: a folder to read the packages' sources from, in place of the installed ones.
+
+    Raises: ValueError that names the note if its anchor stands on no line of the function, or on more than one.
+    """
+    lines = {}
+    for note in load_notes() if notes is None else notes:
+        try:
+            lines[note] = note_source(note, root).line_of(note.anchor)
+        except ValueError as error:
+            raise ValueError(
+                f"the note {note.text[:60]!r} on {note.qualname} has lost its line: {error}; mend it in notes.json"
+            ) from error
+    return lines
+
+
+def permalink(function: Any, line: int) -> str | None:
+    """Address of a line in the library's public repository, at the installed version's tag; None for other code."""
+    source = function if isinstance(function, FunctionSource) else function_source(function)
+    package = source.module.partition(".")[0]
+    if package not in REPOSITORIES:
+        return None
+    version = import_module(package).__version__
+    path = source.module.replace(".", "/") + ".py"
+    return f"https://github.com/{REPOSITORIES[package]}/blob/v{version}/{path}#L{line}"
+
+
+def lines_without_shape(record: ShapeRecord) -> list[str]:
+    """`function:line` of every line that ran and assigned something whose value was never observed. Should be empty."""
+    return [f"{name}:{line}" for name, trace in record.items() for line in trace.without_shape()]
+
+
+def stale_comments(record: ShapeRecord, sizes: dict[str, int] | None = None) -> list[StaleComment]:
+    """Comments of the covered functions that name a shape which the run contradicts.
+
+    Args:
+        record: of a real run.
+        sizes: what the names in the comments stand for; default: batch size and number of queries of the run.
+
+    Returns: one entry per line; judged are the number of dimensions and the positions of the names in `sizes`.
+    """
+    sizes = _sizes(record) if sizes is None else sizes
+    found = []
+    for entry in covered():
+        if entry.name in record:
+            found.extend(_stale(entry.qualname, record[entry.name], sizes))
+    return found
+
+
+@cache
+def _file() -> dict[str, Any]:
+    return json.loads(Path(__file__).with_name("notes.json").read_text(encoding="utf-8"))
+
+
+def _load(name: str) -> Callable[..., Any]:
+    module, qualname = name.split(":")
+    return attrgetter(qualname)(import_module(module))
+
+
+def _sizes(record: ShapeRecord) -> dict[str, int]:
+    """What `batch_size` and `num_queries` were in a run, as the covered functions themselves computed them."""
+    found = {}
+    for name, function, line in (
+        ("batch_size", "Mask2FormerHead.forward", "batch_size = x[0].shape[0]"),
+        ("num_queries", "mask2former_head.Mask2FormerHead._get_targets_single", "num_queries = cls_score.shape[0]"),
+    ):
+        texts = next((trace.texts(line) for key, trace in record.items() if key.endswith(function)), [])
+        if texts:
+            found[name] = int(texts[0])
+    return found
+
+
+def _stale(name: str, trace: FunctionTrace, sizes: dict[str, int]) -> list[StaleComment]:
+    found = []
+    for statement in dict.fromkeys(trace.source.statements.values()):
+        says = _shape_comment(trace.source, statement)
+        for runs in trace.seen.get(statement.first, {}).values():
+            shape = runs[-1].shape
+            if says and shape is not None and not _agrees(says, shape, sizes):
+                found.append(StaleComment(name, statement.first, f"({', '.join(says)})", runs[-1].text))
+                break
+    return found
+
+
+def _shape_comment(source: FunctionSource, statement: Statement) -> list[str] | None:
+    """Names of the dimensions in the comment right above a statement, of the last shape it mentions."""
+    block: list[str] = []
+    line = statement.first - 1
+    while line >= source.first and source.lines[line - source.first].strip().startswith("#"):
+        block.insert(0, source.lines[line - source.first].strip("# "))
+        line -= 1
+    shapes = re.findall(r"\(([^()]*,[^()]*)\)", " ".join(block))
+    if not shapes or re.search(r"\.\.\.|\[", shapes[-1]) or "shape" not in " ".join(block):
+        return None
+    return [part.strip() for part in shapes[-1].split(",") if part.strip()]
+
+
+def _agrees(says: list[str], shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
+    if len(says) != len(shape):
+        return False
+    return all(sizes[name] == size for name, size in zip(says, shape, strict=True) if name in sizes)
+
+
+def note_source(note: Note, root: Path | None) -> FunctionSource:
+    """The function a note speaks about: as installed, or below `root`."""
+    if root is None:
+        return function_source(_load(f"{note.module}:{note.qualname}"))
+    return source_in_file(root / (note.module.replace(".", "/") + ".py"), note.module, note.qualname)

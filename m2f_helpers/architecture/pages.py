@@ -1,0 +1,246 @@
+"""Annotated source as HTML and text: the notes beside the lines they speak about. Used by notebook 03."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from IPython.display import HTML
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+from m2f_helpers.architecture.notes import (
+    Note,
+    _sizes,
+    _stale,
+    covered,
+    covered_functions,
+    load_notes,
+    permalink,
+    resolve_notes,
+)
+from m2f_helpers.architecture.tracing import (
+    FunctionSource,
+    FunctionTrace,
+    Seen,
+    ShapeRecord,
+    function_source,
+    plain_function,
+)
+
+if TYPE_CHECKING:
+    import ipywidgets
+
+
+def annotated_source(function: Any, record: ShapeRecord | None = None) -> HTML:
+    """Source of a function with line numbers, colours, notes, and what a run recorded; for notebooks, light and dark.
+
+    Args:
+        function: a Python function or method; annotated or not.
+        record: from `record_shapes`; without it only the notes are shown, and no line is greyed.
+
+    Raises: ValueError for a class, or for a function without Python source.
+    """
+    return HTML(_style() + _html(plain_function(function), record))
+
+
+def annotated_text(function: Any, record: ShapeRecord | None = None) -> str:
+    """The same as plain text: line number, runs, source; shapes and notes below. `-` marks lines that did not run."""
+    source, trace, notes = _parts(plain_function(function), record)
+    rows = [f"{source.module}.{source.name}" + (f", calls: {trace.calls}" if trace else "")]
+    for row in _rows(source, trace, notes, _sizes(record or ShapeRecord({}))):
+        mark = "-" if row.idle else " "
+        rows.append(f"{row.line:5d} {row.times:>5} {mark} {row.code}")
+        indent = " " * (14 + len(row.code) - len(row.code.lstrip()))
+        rows.extend(f"{indent}= {shape}" for shape in row.shapes)
+        rows.extend(f"{indent}! {warning}" for warning in row.warnings)
+        rows.extend(f"{indent}# {_note_text(note)}" for note in row.notes)
+    return "\n".join(rows)
+
+
+def choose_source(record: ShapeRecord | None = None) -> ipywidgets.Widget:
+    """A menu of the annotated functions, with the chosen one below. `source_index` is the same without a kernel."""
+    import ipywidgets
+
+    entries = {f"{entry.part}: {entry.qualname}": entry for entry in covered()}
+    menu = ipywidgets.Dropdown(options=list(entries), description="Function", layout={"width": "36em"})
+    page = ipywidgets.HTML()
+
+    def show(change: dict[str, Any]) -> None:
+        page.value = _style() + _html(plain_function(entries[change["new"]].load()), record)
+
+    menu.observe(show, names="value")
+    show({"new": menu.value})
+    return ipywidgets.VBox([menu, page])
+
+
+def source_index(record: ShapeRecord | None = None, functions: Iterable[Any] | None = None) -> HTML:
+    """All annotated functions, each folded under its name; needs neither a kernel nor JavaScript.
+
+    Args:
+        record: as for `annotated_source`.
+        functions: which ones; default: all covered, in the order of the data.
+    """
+    chosen = [plain_function(function) for function in (functions or covered_functions())]
+    folded = []
+    for function in chosen:
+        label = html.escape(f"{function.__qualname__} ({function.__module__})")
+        folded.append(f"<details><summary>{label}</summary>{_html(function, record)}</details>")
+    return HTML(_style() + '<div class="m2f-index">' + "".join(folded) + "</div>")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of the page."""
+
+    line: int
+    code: str
+    times: str
+    idle: bool
+    shapes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    notes: tuple[Note, ...]
+    docstring: bool
+
+
+def _parts(
+    function: Any, record: ShapeRecord | None
+) -> tuple[FunctionSource, FunctionTrace | None, dict[int, list[Note]]]:
+    source = function_source(function)
+    name = f"{source.module}.{source.name}"
+    mine = [note for note in load_notes() if f"{note.module}.{note.qualname}" == name]
+    by_line: dict[int, list[Note]] = {}
+    for note, line in resolve_notes(mine).items():
+        by_line.setdefault(line, []).append(note)
+    trace = record[name] if record is not None and name in record else None
+    return source, trace, by_line
+
+
+def _rows(
+    source: FunctionSource, trace: FunctionTrace | None, notes: dict[int, list[Note]], sizes: dict[str, int]
+) -> list[_Row]:
+    stale = {entry.line: entry for entry in (_stale(source.name, trace, sizes) if trace else [])}
+    rows = []
+    for line, code in enumerate(source.lines, source.first):
+        statement = source.statements.get(line)
+        first = statement is None or statement.first == line
+        rows.append(
+            _Row(
+                line=line,
+                code=code,
+                times=f"{trace.count(line)}x" if trace and statement and first and trace.count(line) else "",
+                idle=bool(trace and _idle(trace, line)),
+                shapes=_shape_texts(trace.seen.get(line, {})) if trace and first else (),
+                warnings=(f"the comment above says {stale[line].says}",) if line in stale else (),
+                notes=tuple(notes.get(line, [])),
+                docstring=source.docstring[0] <= line <= source.docstring[1],
+            )
+        )
+    return rows
+
+
+def _idle(trace: FunctionTrace, line: int) -> bool:
+    """True for lines of statements that never ran, and for an `else:` whose branch did not."""
+    statements, text = trace.source.statements, trace.source.lines[line - trace.source.first].strip()
+    if text in ("else:", "finally:") and line not in statements:
+        line = min((number for number in statements if number > line), default=line)
+    return line in statements and not trace.count(line)
+
+
+def _shape_texts(seen: dict[str, list[Seen]]) -> tuple[str, ...]:
+    """One text per name; if a line ran several times, its different values in the order of their first appearance."""
+    texts = []
+    for name, runs in seen.items():
+        if name in ("self", "_"):
+            continue
+        different = list(dict.fromkeys(run.text for run in runs))
+        shown = " | ".join(different[:3]) + (f" | ... {len(different)} different" if len(different) > 3 else "")
+        texts.append(f"{'returns' if name == 'return' else name}: {shown}")
+    return tuple(texts)
+
+
+def _note_text(note: Note) -> str:
+    return note.text + (f" [{note.paper}]" if note.paper else "")
+
+
+def _html(function: Any, record: ShapeRecord | None) -> str:
+    source, trace, notes = _parts(function, record)
+    coloured = highlight("\n".join(source.lines), PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).split("\n")
+    rows = _rows(source, trace, notes, _sizes(record or ShapeRecord({})))
+    body, docstring = [], []
+    for row, code in zip(rows, coloured, strict=False):
+        (docstring if row.docstring else body).append(_row_html(row, code, permalink(source, row.line)))
+        if row.line == source.docstring[1]:
+            body.append(f"<details><summary>docstring, {len(docstring)} lines</summary>{''.join(docstring)}</details>")
+    calls = f", calls in this run: {trace.calls}" if trace else ""
+    title = f"<b>{html.escape(source.name)}</b> <span>{html.escape(source.module)}{calls}</span>"
+    return f'<div class="m2f-src"><div class="head">{title}</div>{"".join(body)}</div>'
+
+
+def _row_html(row: _Row, code: str, link: str | None) -> str:
+    number = f'<a href="{link}" target="_blank" rel="noopener">{row.line}</a>' if link else str(row.line)
+    side = [f'<div class="shape">{html.escape(shape)}</div>' for shape in row.shapes]
+    side += [f'<div class="stale">{html.escape(warning)}</div>' for warning in row.warnings]
+    side += [f'<div class="note">{_note_html(note)}</div>' for note in row.notes]
+    kind = "row idle" if row.idle else "row"
+    return (
+        f'<div class="{kind}"><span class="no">{number}</span><span class="times">{row.times}</span>'
+        f"<code>{code or ' '}</code><div>{''.join(side)}</div></div>"
+    )
+
+
+def _note_html(note: Note) -> str:
+    text = re.sub(r"`([^`]+)`", r"<tt>\1</tt>", html.escape(note.text, quote=False))
+    return text + (f" <cite>{html.escape(note.paper)}</cite>" if note.paper else "")
+
+
+_LIGHT = (
+    "--ground:#ffffff;--ink:#1f2328;--pale:#5b6470;--line:#d8dee4;--band:#f3f6f9;--shape:#0a4fa3;--stale:#9a3b00;"
+    "--word:#8a1c7c;--text:#0b5c37;--remark:#5b6470;--number:#0a4fa3;--name:#5a3fb0;--off:#8b949e"
+)
+_DARK = (
+    "--ground:#16191d;--ink:#e6e8eb;--pale:#a3adb8;--line:#3a4149;--band:#22272d;--shape:#8cc2ff;--stale:#ffb37a;"
+    "--word:#f09ae0;--text:#8fdcae;--remark:#a3adb8;--number:#8cc2ff;--name:#c3b1ff;--off:#717b86"
+)
+_RULES = """
+.m2f-src,.m2f-index{color:var(--ink);background:var(--ground);font:13px/1.45 system-ui,sans-serif;max-width:1180px}
+.m2f-src{border:1px solid var(--line);border-radius:6px;margin:6px 0;overflow-x:auto}
+.m2f-src .head{background:var(--band);padding:6px 10px;border-bottom:1px solid var(--line)}
+.m2f-src .head span,.m2f-src cite{color:var(--pale)}
+.m2f-src .row{display:grid;grid-template-columns:3.2em 3.2em minmax(26em,1.15fr) minmax(16em,1fr)}
+.m2f-src .row{column-gap:8px;padding:0 8px}
+.m2f-src .row:hover{background:var(--band)}
+.m2f-src .row code{white-space:pre-wrap;background:none;color:inherit;padding:0;font:12px/1.5 ui-monospace,monospace}
+.m2f-src .no,.m2f-src .times{text-align:right;color:var(--pale);font:11px/1.65 ui-monospace,monospace}
+.m2f-src .no a{color:var(--pale);text-decoration:none}
+.m2f-src .shape{color:var(--shape);font:11.5px/1.55 ui-monospace,monospace;overflow-wrap:anywhere}
+.m2f-src .stale{color:var(--stale);font-weight:600}
+.m2f-src .note{border-left:3px solid var(--shape);padding:1px 0 1px 8px;margin:2px 0 6px}
+.m2f-src tt{font:12px ui-monospace,monospace}
+.m2f-src .idle code,.m2f-src .idle code span{color:var(--off)!important}
+.m2f-src summary,.m2f-index summary{cursor:pointer;padding:1px 8px;color:var(--pale)}
+.m2f-src code [class^="k"],.m2f-src code .ow{color:var(--word)}
+.m2f-src code [class^="s"]{color:var(--text)}
+.m2f-src code [class^="c"]{color:var(--remark);font-style:italic}
+.m2f-src code [class^="m"]{color:var(--number)}
+.m2f-src code .nf,.m2f-src code .nb,.m2f-src code .bp,.m2f-src code .nd{color:var(--name)}
+"""
+
+
+def _style() -> str:
+    """Colours by the reader's system, overruled by the own switch of JupyterLab, Colab and VS Code."""
+    both = ".m2f-src,.m2f-index"
+
+    def themed(prefix: str, colours: str) -> str:
+        return ",".join(f"{prefix} {name}" for name in both.split(",")) + "{" + colours + "}"
+
+    return (
+        f"<style>{both}{{{_LIGHT}}}@media(prefers-color-scheme:dark){{{both}{{{_DARK}}}}}"
+        f"{themed('[data-jp-theme-light=true]', _LIGHT)}{themed('[data-jp-theme-light=false]', _DARK)}"
+        f"{themed('html[theme=dark]', _DARK)}{themed('html[theme=light]', _LIGHT)}"
+        f"{themed('.vscode-dark', _DARK)}{themed('.vscode-light', _LIGHT)}{_RULES}</style>"
+    )

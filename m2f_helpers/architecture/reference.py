@@ -1,0 +1,254 @@
+"""One real training step and one real prediction of the published R50 model, shared by everything notebook 03 shows.
+
+The model is built from the config that mmseg installs; its weights are random but seeded, since nothing is downloaded.
+What can be read off a run without trained weights (shapes, counts, order, losses, gradients) is read off this one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
+from m2f_helpers.architecture.notes import covered_functions, uncovered_relatives
+from m2f_helpers.architecture.tracing import ShapeRecord, record_shapes
+
+import mmseg  # isort: skip
+import mmseg.models  # isort: skip
+import numpy as np
+import pandas as pd
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from m2f_helpers.install.mmcv_ops import pytorch_attention
+
+
+def check_mask2former(model: Any) -> None:
+    """Raise a ValueError that says what is missing if `model` is not a Mask2Former segmentor."""
+    head = getattr(model, "decode_head", None)
+    missing = [name for name in ("pixel_decoder", "transformer_decoder", "mask_embed") if not hasattr(head, name)]
+    if missing:
+        raise ValueError(
+            f"got {type(model).__name__} with decode_head {type(head).__name__}, which has no {', '.join(missing)}; "
+            "expected an mmseg EncoderDecoder with a Mask2FormerHead"
+        )
+
+
+CONFIG = "mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py"
+
+
+@dataclass
+class Evidence:
+    """What the reference run left behind: numbers and text, and the model itself with its gradients."""
+
+    config: Config
+    model: nn.Module
+    labels: list[int]
+    record: ShapeRecord
+    losses: dict[str, float]
+    total: float
+    layer_order: list[str] = field(default_factory=list)
+    attention_masks: list[dict[str, Any]] = field(default_factory=list)
+    encoder: dict[str, Any] = field(default_factory=dict)
+    macs: dict[str, float] = field(default_factory=dict)
+    macs_by_operation: dict[str, float] = field(default_factory=dict)
+    prediction: dict[str, Any] = field(default_factory=dict)
+    running_mean_moved: bool = False
+
+    def loss_table(self) -> pd.DataFrame:
+        """The losses as a table: a row per prediction, the columns class, mask and Dice, weights included."""
+        layers = sum(name.endswith("loss_cls") for name in self.losses) - 1
+        prefixes = [*(f"decode.d{layer}." for layer in range(layers)), "decode."]
+        rows = [[self.losses[f"{prefix}loss_{kind}"] for kind in ("cls", "mask", "dice")] for prefix in prefixes]
+        names = ["before layer 1", *(f"after layer {layer}" for layer in range(1, layers + 1))]
+        return pd.DataFrame(rows, index=names, columns=["class", "mask", "Dice"])
+
+
+def r50_config() -> Config:
+    """The R50 ADE20K config as mmseg 1.2.2 installs it, with the download of backbone weights taken out."""
+    config = Config.fromfile(Path(mmseg.__file__).parent / ".mim/configs" / CONFIG)
+    config.model.backbone.init_cfg = None
+    return config
+
+
+def build_model(config: Config, seed: int = 0) -> nn.Module:
+    """A segmentor with seeded random weights, SyncBN turned into plain batch norm as the Runner does on one device.
+
+    Args:
+        config: an mmseg config with a `model`.
+        seed: of torch's global generator, which is put back afterwards.
+    """
+    init_default_scope("mmseg")
+    with _seeded(seed), _without_init_log():
+        model = revert_sync_batchnorm(MODELS.build(config.model))
+        model.init_weights()
+    return model
+
+
+def reference_batch(size: int = 512, images: int = 1) -> dict[str, list[Any]]:
+    """A drawn room as the data loader would hand it over, before the data preprocessor.
+
+    Args:
+        size: height and width in pixels.
+        images: batch size; the pictures differ by their noise.
+
+    Returns: `inputs`, a list of `(3, size, size)` uint8 tensors in BGR, and `data_samples` with `gt_sem_seg`
+        `(1, size, size)` int64: wall 0, floor 3, ceiling 5, bed 7, painting 22, and a rim of 255 (ignored).
+    """
+    generator = np.random.default_rng(0)
+    label_map = np.zeros((size, size), np.int64)
+    boxes = {3: (0.7, 1.0, 0.0, 1.0), 5: (0.0, 0.2, 0.0, 1.0), 7: (0.5, 0.85, 0.1, 0.6), 22: (0.28, 0.45, 0.65, 0.9)}
+    for class_id, (top, bottom, left, right) in boxes.items():
+        label_map[int(top * size) : int(bottom * size), int(left * size) : int(right * size)] = class_id
+    colours = generator.integers(40, 215, (256, 3))
+    picture = colours[label_map].transpose(2, 0, 1)
+    label_map[:, : size // 64] = 255
+    inputs, samples = [], []
+    for _ in range(images):
+        noisy = picture + generator.normal(0, 12, picture.shape)
+        inputs.append(torch.from_numpy(noisy.clip(0, 255).astype(np.uint8)))
+        samples.append(_sample(label_map, size))
+    return {"inputs": inputs, "data_samples": samples}
+
+
+@cache
+def reference_run(size: int = 512, images: int = 1) -> Evidence:
+    """Loss, backward and predict of the R50 model, traced; once per process, about 30 s on two cores.
+
+    Args:
+        size: height and width of the drawn input, in pixels.
+        images: batch size.
+    """
+    config = r50_config()
+    return trace_run(config, build_model(config), reference_batch(size, images))
+
+
+def trace_run(config: Config, model: nn.Module, batch: dict[str, list[Any]], seed: int = 0) -> Evidence:
+    """One training step (without the optimiser) and one prediction, with everything written down that claims need.
+
+    Args:
+        config: what the model was built from.
+        model: a Mask2Former segmentor; its gradients and batch-norm statistics change, as in training.
+        batch: as `reference_batch` gives it.
+        seed: for the random points of matching and loss.
+    """
+    check_mask2former(model)
+    labels = [int(value) for value in torch.unique(batch["data_samples"][0].gt_sem_seg.data) if value != 255]
+    evidence = Evidence(config, model, labels, ShapeRecord({}), {}, 0.0)
+
+    def run(model: nn.Module) -> None:
+        with _seeded(seed), pytorch_attention(), _watching(evidence):
+            for step in tqdm([_train_step, _predict], desc="training step, prediction", leave=False):
+                step(model, batch, evidence)
+
+    evidence.record = record_shapes(model, run, [*covered_functions(), *uncovered_relatives()])
+    return evidence
+
+
+def _train_step(model: nn.Module, batch: dict[str, list[Any]], evidence: Evidence) -> None:
+    model.train()
+    before = model.backbone.bn1.running_mean.clone()
+    data = model.data_preprocessor(batch, True)
+    losses = model(**data, mode="loss")
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    evidence.losses = {name: float(value.detach()) for name, value in losses.items()}
+    evidence.total = float(total.detach())
+    evidence.running_mean_moved = bool((model.backbone.bn1.running_mean != before).any())
+
+
+def _predict(model: nn.Module, batch: dict[str, list[Any]], evidence: Evidence) -> None:
+    model.eval()
+    data = model.data_preprocessor(batch, False)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        samples = model(**data, mode="predict")
+    counts = counter.get_flop_counts()
+    evidence.macs = {name: sum(ops.values()) / 2 for name, ops in counts.items() if name.count(".") <= 1}
+    evidence.macs_by_operation = {str(op).replace("aten.", ""): flops / 2 for op, flops in counts["Global"].items()}
+    evidence.prediction = {
+        "classes": tuple(samples[0].pred_sem_seg.data.shape),
+        "logits": tuple(samples[0].seg_logits.data.shape),
+        "logit_range": (float(samples[0].seg_logits.data.min()), float(samples[0].seg_logits.data.max())),
+    }
+
+
+@contextmanager
+def _watching(evidence: Evidence) -> Iterator[None]:
+    """Forward hooks for what lines alone do not tell: order of the parts, attention masks, encoder inputs."""
+    head = evidence.model.decode_head
+    layer = head.transformer_decoder.layers[0]
+    parts = {"cross_attn": layer.cross_attn, "self_attn": layer.self_attn, "ffn": layer.ffn}
+    parts |= {f"norms.{i}": norm for i, norm in enumerate(layer.norms)}
+
+    def note_mask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        mask: Tensor = kwargs["attn_mask"]
+        blocked = mask.float().mean().item()
+        rows = int(mask.all(-1).sum())
+        evidence.attention_masks.append(
+            {"shape": tuple(mask.shape), "dtype": str(mask.dtype), "all_blocked_rows": rows, "blocked": blocked}
+            | {"requires_grad": mask.requires_grad, "keys": kwargs["key"].shape[1]}
+            | {"key_is_value": kwargs["key"] is kwargs["value"], "key_pos": kwargs["key_pos"] is not None}
+        )
+
+    def note_encoder(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        points = kwargs["reference_points"]
+        evidence.encoder = {
+            "query": tuple(kwargs["query"].shape),
+            "reference_points": tuple(points.shape),
+            "reference_range": (float(points.min()), float(points.max())),
+            "reference_requires_grad": points.requires_grad,
+            "level_start_index": kwargs["level_start_index"].tolist(),
+            "spatial_shapes": kwargs["spatial_shapes"].tolist(),
+            "padded": bool(kwargs["key_padding_mask"].any()),
+        }
+
+    with ExitStack() as stack:
+        for name, part in parts.items():
+            hook = part.register_forward_hook(lambda *_, name=name: evidence.layer_order.append(name))
+            stack.callback(hook.remove)
+        for decoder_layer in head.transformer_decoder.layers:
+            hook = decoder_layer.cross_attn.register_forward_pre_hook(note_mask, with_kwargs=True)
+            stack.callback(hook.remove)
+        hook = head.pixel_decoder.encoder.register_forward_pre_hook(note_encoder, with_kwargs=True)
+        stack.callback(hook.remove)
+        yield
+
+
+def _sample(label_map: np.ndarray, size: int) -> SegDataSample:
+    shape = {"img_shape": (size, size), "ori_shape": (size, size), "pad_shape": (size, size)}
+    sample = SegDataSample(metainfo=shape)
+    sample.gt_sem_seg = PixelData(data=torch.from_numpy(label_map)[None])
+    return sample
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _without_init_log() -> Iterator[None]:
+    """MMEngine prints one line per parameter while it initialises weights."""
+    logger = MMLogger.get_current_instance()
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

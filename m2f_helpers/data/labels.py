@@ -1,0 +1,256 @@
+"""Finds label maps that would train silently wrong, and says in a line what to do. Used by notebook 02.
+
+A Mask2Former accepts most damaged label maps without a word: an id equal to the number of classes is its "no object"
+class, 255 is ignored, 16-bit ids wrap around. So every check here looks at the file as it lies on disk.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from m2f_helpers.data.layout import LabelError, LabelProblem
+
+IGNORE = 255
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MANY_IDS = 12  # from so many ids on, look for the thin seams that smoothing filters leave
+
+
+def check_labels(
+    root: str | Path,
+    num_classes: int = 150,
+    reduce_zero_label: bool = True,
+    limit: int | None = None,
+    num_queries: int = 100,
+) -> list[LabelProblem]:
+    """Check the label maps of a data set in ADE20K's layout, ADE20K itself or a learner's own.
+
+    Args:
+        root: folder with `images/{training,validation}` and `annotations/{training,validation}`.
+        num_classes: number of classes, without "other".
+        reduce_zero_label: True if ids on disk run 1..num_classes with 0 = other (ADE20K); False if they run
+            0..num_classes-1 with 255 = ignore.
+        limit: check at most so many pairs per split, spread evenly; None checks all.
+        num_queries: masks the model can propose per picture; more classes than that in one picture cannot all be found.
+
+    Returns: the problems, errors first, in the order of the file names; an empty list if all is well.
+    Raises: FileNotFoundError if `root` is not such a folder; ValueError for impossible arguments.
+    """
+    from m2f_helpers.data.layout import SPLITS, data_root, scan
+
+    if not 1 <= num_classes <= 254:
+        raise ValueError(f"num_classes must lie between 1 and 254, got {num_classes}")
+    root = data_root(root)
+    problems: list[LabelProblem] = []
+    seen: set[int] = set()
+    for split in SPLITS:
+        pairs, found = scan(root, split)
+        problems += found
+        for pair in _spread(pairs, limit):
+            ids, found = check_pair(pair.image, pair.label, num_classes, reduce_zero_label, num_queries)
+            seen.update(ids)
+            problems += found
+    problems += _check_numbering(root, seen, num_classes, reduce_zero_label)
+    return sorted(problems, key=lambda problem: problem.severity != "error")
+
+
+def check_pair(
+    image: Path, label: Path, num_classes: int = 150, reduce_zero_label: bool = True, num_queries: int = 100
+) -> tuple[list[int], list[LabelProblem]]:
+    """Check one label map against its picture.
+
+    Returns: the ids in the label map (empty if unreadable) and the problems.
+    """
+    try:
+        label_map = read_label(label.read_bytes())
+    except LabelError as error:
+        return [], [LabelProblem(label, error.code, str(error))]
+    except OSError as error:
+        return [], [LabelProblem(label, "unreadable", f"cannot be read: {error.strerror or error}")]
+    counts = count_ids(label_map)
+    problems = check_ids(label, label_map, counts, num_classes, reduce_zero_label, num_queries)
+    try:
+        problems += check_sizes(label, label_map.shape, seen_size(image))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        problems.append(LabelProblem(image, "unreadable-image", f"is not a picture that can be read: {error}"))
+    return list(counts), problems
+
+
+def read_label(data: bytes) -> np.ndarray:
+    """Decode a label PNG to the numbers that stand in the file, never to colours.
+
+    Args:
+        data: the bytes of an 8-bit grey PNG, or of a palette PNG, whose indices are the ids.
+
+    Returns: ids as on disk, `(H, W)` uint8.
+    Raises: LabelError (a ValueError) with the reason for anything else.
+    """
+    _check_container(data)
+    depth, kind = data[24], data[25]
+    if depth == 16:
+        raise LabelError("16-bit", "has 16 bits per pixel, of which mmseg keeps the lower 8: save it with 8 bits")
+    if kind in (2, 6):
+        raise LabelError("rgb-mask", _explain_rgb(data))
+    if kind == 4:
+        raise LabelError("alpha-mask", "has a transparency channel: save the ids alone, as 8-bit grey")
+    if kind == 0 and depth < 8:
+        raise LabelError("low-bit", f"has {depth} bits per pixel, which readers stretch to 0..255: save it with 8 bits")
+    if kind == 3:
+        return _decode_palette(data)
+    label_map = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if label_map is None:
+        raise LabelError("unreadable", "is a damaged PNG: copy or download it again")
+    return label_map
+
+
+def _check_container(data: bytes) -> None:
+    if not data:
+        raise LabelError("empty", "is an empty file: copy or download it again")
+    if data[:2] == b"\xff\xd8":
+        raise LabelError("jpeg-mask", "is a JPEG, which invents ids at every edge: make the mask again as PNG")
+    if data[:8] != PNG_SIGNATURE or len(data) < 33:
+        raise LabelError("not-png", "is not a PNG: label maps must be 8-bit grey or palette PNG")
+    if b"IEND" not in data[-64:]:
+        raise LabelError("truncated", "is a PNG that ends too early: copy or download it again")
+
+
+def _decode_palette(data: bytes) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.array(picture)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise LabelError("unreadable", f"is a damaged PNG ({error}): copy or download it again") from None
+
+
+def _explain_rgb(data: bytes) -> str:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if picture is not None and (picture == picture[..., :1]).all():
+        return "has three equal channels: save one of them as 8-bit grey PNG"
+    return "holds colours instead of ids: turn them into ids (palette.decode does it for ADE20K's colours)"
+
+
+def count_ids(label_map: np.ndarray) -> dict[int, int]:
+    """Pixels per id. Counts runs of equal pixels, about four times as fast as a histogram on label maps.
+
+    Args:
+        label_map: `(H, W)` uint8.
+
+    Returns: `{id: pixels}` in the order of the ids.
+    """
+    flat = label_map.reshape(-1)
+    ends = (flat[1:] != flat[:-1]).nonzero()[0]  # last pixel of every run but the last
+    values, lengths = np.full(ends.size + 1, flat[-1], np.intp), np.empty(ends.size + 1)
+    values[:-1] = flat[ends]
+    lengths[:-1], lengths[-1] = ends, flat.size - 1
+    lengths[1:] -= ends
+    lengths[0] += 1
+    pixels = np.bincount(values, lengths, 256)
+    ids = pixels.nonzero()[0]
+    return dict(zip(ids.tolist(), pixels[ids].astype(int).tolist(), strict=True))
+
+
+def check_ids(
+    path: Path,
+    label_map: np.ndarray,
+    counts: dict[int, int],
+    num_classes: int = 150,
+    reduce_zero_label: bool = True,
+    num_queries: int = 100,
+) -> list[LabelProblem]:
+    """Check the ids of one decoded label map; `counts` as from `count_ids`."""
+    ids = set(counts)
+    last = num_classes if reduce_zero_label else num_classes - 1
+    nothing = {0, IGNORE} if reduce_zero_label else {IGNORE}
+    if ids == {0, IGNORE}:
+        text = "holds only 0 and 255, and 255 means ignore: write the object as its class id instead of 255"
+        return [LabelProblem(path, "0-255-mask", text)]
+    if ids <= nothing:
+        text = 'holds nothing but "other": it trains no class (ADE20K itself has 14 such pictures)'
+        return [LabelProblem(path, "all-other", text, "warning")]
+    problems = _check_range(path, ids, last, num_classes)
+    if len(ids - nothing) > num_queries:
+        text = f"shows {len(ids - nothing)} classes, but the model has {num_queries} queries: some are never matched"
+        problems.append(LabelProblem(path, "more-classes-than-queries", text, "warning"))
+    if seams := _seams(label_map, counts):
+        text = f"has {len(seams)} of {len(ids)} ids only in lines under 3 pixels wide: was it smoothed, or a JPEG?"
+        problems.append(LabelProblem(path, "smoothed-mask", text, "warning"))
+    return problems
+
+
+def _check_range(path: Path, ids: set[int], last: int, num_classes: int) -> list[LabelProblem]:
+    wrong = sorted(i for i in ids if last < i < IGNORE)
+    if not wrong:
+        return []
+    shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
+    if wrong[0] == num_classes and len(wrong) == 1:
+        text = (
+            f'holds id {num_classes}, equal to the number of classes: silently learnt as "no object". Ids run '
+            f"0..{last}; with 0 = other on disk, as in ADE20K, set reduce_zero_label=True"
+        )
+        return [LabelProblem(path, "id-equals-num-classes", text)]
+    text = f"holds ids {shown} outside 0..{last} (255 = ignore): training stops with an index error"
+    return [LabelProblem(path, "id-out-of-range", text)]
+
+
+def _seams(label_map: np.ndarray, counts: dict[int, int]) -> set[int]:
+    """Ids that nowhere fill 3 x 3 pixels, if they are at least five and half of all. Looks only where it may be so."""
+    small = [i for i, pixels in counts.items() if pixels < label_map.size / 50]
+    if len(counts) < _MANY_IDS or 2 * len(small) < len(counts):
+        return set()
+    kernel = np.ones((3, 3), np.uint8)
+    inside = label_map[cv2.erode(label_map, kernel) == cv2.dilate(label_map, kernel)]
+    thin = counts.keys() - (count_ids(inside).keys() if inside.size else set())
+    return thin if len(thin) >= 5 and 2 * len(thin) >= len(counts) else set()
+
+
+def check_sizes(label: Path, label_size: Iterable[int], image_size: Iterable[int]) -> list[LabelProblem]:
+    """Compare sizes `(H, W)` of a label map and of its picture as a person sees it."""
+    height, width = label_size
+    image_height, image_width = image_size
+    if (height, width) == (image_height, image_width):
+        return []
+    text = f"is {width} x {height} (width x height) but its picture is {image_width} x {image_height}"
+    if (height, width) == (image_width, image_height):
+        return [
+            LabelProblem(label, "turned", f"{text}: the picture is turned by its EXIF data; turn the mask likewise")
+        ]
+    return [LabelProblem(label, "size-mismatch", f"{text}: make the mask in the size of the picture")]
+
+
+def seen_size(image: Path) -> tuple[int, int]:
+    """`(H, W)` of a picture file after its EXIF orientation, read from the header alone."""
+    with Image.open(image) as picture:
+        width, height = picture.size
+        turned = picture.getexif().get(274, 1) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
+
+
+def _check_numbering(root: Path, seen: set[int], num_classes: int, reduce_zero_label: bool) -> list[LabelProblem]:
+    """Own classes counted from 0 while 0 is taken for "other": no single file shows it, all together do."""
+    if reduce_zero_label and 2 <= num_classes < 150 and seen - {IGNORE} == set(range(num_classes)):
+        text = (
+            f"ids run 0..{num_classes - 1} and {num_classes} never occurs: they seem to count from 0, then "
+            "reduce_zero_label=True throws class 0 away; use reduce_zero_label=False"
+        )
+        return [LabelProblem(root, "counts-from-zero", text, "warning")]
+    return []
+
+
+def _spread(items: list, limit: int | None) -> list:
+    if limit is None or limit >= len(items):
+        return items
+    return [items[int(k)] for k in np.linspace(0, len(items) - 1, limit)] if limit > 0 else []
+
+
+def describe_problems(problems: list[LabelProblem], shown: int = 20) -> str:
+    """The problems as text, one line each, and a closing line with their numbers."""
+    lines = [str(problem) for problem in problems[:shown]]
+    if len(problems) > shown:
+        lines.append(f"... and {len(problems) - shown} more")
+    errors = sum(problem.severity == "error" for problem in problems)
+    return "\n".join([*lines, f"{errors} errors, {len(problems) - errors} warnings"])

@@ -1,0 +1,403 @@
+"""Prepares a data set: every pair in one size, fast, resumable, and nothing trusted unseen. Built in notebook 02.
+
+`prepare` reads a data set in ADE20K's layout and writes another one. Every file is written under a temporary name and
+then renamed. `manifest.jsonl` in the destination remembers, line by line, what was made from which source;
+`report.json` is the closing report. Both come out the same however often the run was interrupted (apart from time
+stamps in the manifest).
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from m2f_helpers import files
+from m2f_helpers.data import layout, pairs
+from m2f_helpers.data.labels import IGNORE
+from m2f_helpers.data.layout import LabelProblem
+from m2f_helpers.data.pairs import Job, Result, Settings
+from m2f_helpers.data.resize import check_size_and_mode
+from m2f_helpers.palette import NUM_CLASSES, ade20k_palette
+
+MANIFEST = "manifest.jsonl"
+REPORT = "report.json"
+_VERSION = 2  # raised when the same source and settings would give other bytes
+_CHUNK = 16  # pairs per message to a worker
+_WORTH_A_POOL = 150  # below so many pairs, starting workers takes longer than the work
+
+
+# --- Manifest ----------------------------------------------------------------------------------------------------
+
+
+def _header(settings: Settings) -> dict:
+    return json.loads(json.dumps({"version": _VERSION, "settings": settings.__dict__}))
+
+
+def _read_manifest(dst: Path) -> tuple[dict, dict[str, str]]:
+    """Header, and lines by key; a line that a killed run left unfinished is dropped."""
+    path = dst / MANIFEST
+    header, lines = {}, {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict):
+            header = record if "settings" in record else header
+            lines |= {record["key"]: line} if "key" in record else {}
+    return header, lines
+
+
+def _write_manifest(dst: Path, header: dict, lines: dict[str, str]) -> None:
+    files.write(dst / MANIFEST, "\n".join([json.dumps(header), *(lines[key] for key in sorted(lines)), ""]))
+
+
+def _is_current(job: Job, line: str | None) -> bool:
+    """True if the output was made from this very source and lies there unchanged."""
+    record = json.loads(line) if line else {}
+    if not record.get("source") or record["source"] != job.source_stamp():
+        return False
+    for k, path in enumerate(job.outputs):
+        size, modified, checksum = record["output"][3 * k : 3 * k + 3]
+        try:
+            found = files.stamp(path)
+        except OSError:
+            return False
+        if found != [size, modified] and (found[0] != size or zlib.crc32(files.read(path)[0]) != checksum):
+            return False
+    return True
+
+
+# --- Running -----------------------------------------------------------------------------------------------------
+
+
+def prepare(
+    src: str | Path,
+    dst: str | Path,
+    size: Sequence[int] = (512, 512),
+    mode: str = "stretch",
+    workers: int | None = None,
+    num_classes: int = NUM_CLASSES,
+    reduce_zero_label: bool = True,
+    progress: bool = True,
+) -> PrepareReport:
+    """Resize a data set. A second run does only what is missing or changed; bad files are named and left out.
+
+    Args:
+        src: data set in ADE20K's layout (`images`, `annotations`, each with `training` and/or `validation`).
+        dst: folder for the result, in the same layout, every picture as .jpg and every label map as .png.
+        size: `[H, W]` in pixels.
+        mode: `"stretch"`, `"crop"` or `"pad"`, see `place`.
+        workers: processes; None takes one per core, or works in this process if there is little to do. A script that
+            asks for more than 1 must do so below `if __name__ == "__main__":`.
+        num_classes: classes without "other", for the check of the labels.
+        reduce_zero_label: True if ids on disk run 1..num_classes with 0 = other, as in ADE20K; see `check_labels`.
+        progress: show a bar with the rate.
+
+    Returns: the report, also in `dst/report.json`.
+    Raises: FileNotFoundError if `src` is no such data set; ValueError for impossible arguments; OSError if the disk is
+        full.
+    """
+    start = time.perf_counter()
+    check_size_and_mode(size, mode)
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be 1 or more, got {workers}")
+    src, dst = layout.data_root(src), Path(dst)
+    _check_destination(src, dst)
+    settings = Settings((int(size[0]), int(size[1])), mode, num_classes, reduce_zero_label)
+    jobs, lonely = _make_jobs(src, dst, settings)
+    lines, todo, old_keys = _resume(dst, settings, jobs)
+    kept = len(lines)
+    workers = workers or _choose_workers(len(todo))
+    failures: dict[str, list] = defaultdict(list)
+    pairs.keep_freed_memory()
+    for problem in lonely:
+        failures[f"{problem.path.parent.name}/{problem.path.stem}"].append(pairs.describe(problem))
+    with open(dst / MANIFEST, "a", encoding="utf-8") as manifest:
+        for result in _run(todo, workers, progress):
+            if result.errors:
+                failures[result.key] += result.errors
+            else:
+                lines[result.key] = result.line
+                manifest.write(f"{result.line}\n")  # a run that is killed loses the last few and does them again
+    _remove_outdated(dst, old_keys - lines.keys())
+    _write_manifest(dst, _header(settings), lines)
+    report = _report(dst, settings, lines, failures, kept, workers, time.perf_counter() - start)
+    files.write(dst / REPORT, report.to_json())
+    return report
+
+
+def _check_destination(src: Path, dst: Path) -> None:
+    a, b = src.resolve(), dst.resolve()
+    if a == b or a in b.parents or b in a.parents:
+        raise ValueError(f"source {src} and destination {dst} must not contain each other: choose another destination")
+    if dst.exists() and not dst.is_dir():
+        raise ValueError(f"{dst} is a file: choose another destination")
+    foreign = dst.is_dir() and not (dst / MANIFEST).exists() and any(not p.name.startswith(".") for p in dst.iterdir())
+    if foreign:
+        raise ValueError(f"{dst} holds files that `prepare` did not write: choose an empty or new folder")
+
+
+def _make_jobs(src: Path, dst: Path, settings: Settings) -> tuple[list[Job], list[LabelProblem]]:
+    jobs, problems = [], []
+    for split in layout.SPLITS:
+        found, more = layout.scan(src, split)
+        problems += more
+        jobs += [Job(f"{split}/{pair.name}", pair.image, pair.label, dst, settings) for pair in found]
+    return jobs, problems
+
+
+def _resume(dst: Path, settings: Settings, jobs: list[Job]) -> tuple[dict[str, str], list[Job], set[str]]:
+    """Clear up behind earlier runs. Returns what is done, what is to do, and all keys that ever had outputs."""
+    header, old = _read_manifest(dst)
+    reusable = old if header == _header(settings) else {}
+    current = {job.key for job in jobs if _is_current(job, reusable.get(job.key))}
+    for split in layout.SPLITS:
+        for kind in ("images", "annotations"):
+            folder = dst / kind / split
+            if any(job.key.startswith(f"{split}/") for job in jobs):
+                folder.mkdir(parents=True, exist_ok=True)
+    dst.mkdir(parents=True, exist_ok=True)
+    files.remove_orphans(dst)
+    files.remove_orphans(dst, "*/*/.*.part")
+    done = {key: old[key] for key in sorted(current)}
+    # what is not current keeps its line, so that its outputs are still known as ours
+    _write_manifest(dst, _header(settings), {key: _stale(line) for key, line in old.items() if key not in done} | done)
+    return done, [job for job in jobs if job.key not in current], set(old)
+
+
+def _stale(line: str) -> str:
+    return json.dumps({**json.loads(line), "source": []})
+
+
+def _remove_outdated(dst: Path, keys: set[str]) -> None:
+    """Outputs whose source is gone or has become bad: nobody shall train on them."""
+    for key in keys:
+        for path in pairs.outputs(dst, key):
+            Path(path).unlink(missing_ok=True)
+
+
+def _choose_workers(todo: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if todo < _WORTH_A_POOL else min(cores, 32)
+
+
+def _run(jobs: list[Job], workers: int, progress: bool) -> Iterator[Result]:
+    if not jobs:
+        return
+    with tqdm(total=len(jobs), desc="preparing", unit="pair", disable=None if progress else True) as bar:
+        results = map(pairs.prepare_pair, jobs) if workers == 1 else _run_pool(jobs, workers)
+        for result in results:
+            bar.update()
+            yield result
+
+
+def _run_pool(jobs: list[Job], workers: int) -> Iterator[Result]:
+    """Results in any order. Only a few chunks are under way at a time, so memory does not grow with the data set."""
+    chunks = [jobs[k : k + _CHUNK] for k in range(0, len(jobs), _CHUNK)]
+    running: dict[Future, list[Job]] = {}
+    lost: list[Job] = []
+    with _pool(workers) as pool:
+        try:
+            while chunks or running:
+                while chunks and len(running) < 3 * workers:
+                    chunk = chunks.pop(0)
+                    running[pool.submit(pairs.prepare_chunk, chunk)] = chunk
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield from future.result()
+                    del running[future]
+        except BrokenProcessPool:
+            lost = [job for chunk in [*running.values(), *chunks] for job in chunk]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    if lost:
+        yield from _find_killer(lost, workers, suspects=3 * workers * _CHUNK)
+
+
+def _find_killer(jobs: list[Job], workers: int, suspects: int) -> Iterator[Result]:
+    """A worker died. Give each suspect a process of its own, then go on with the rest."""
+    for job in jobs[:suspects]:
+        with _pool(1) as pool:
+            try:
+                yield pool.submit(pairs.prepare_pair, job).result()
+            except BrokenProcessPool:
+                text = "killed the process that read it (out of memory, or a damaged file)"
+                yield pairs.failure(job, [LabelProblem(job.image, "worker-died", text)])
+    if jobs[suspects:]:
+        yield from _run_pool(jobs[suspects:], workers)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    """Fresh processes (spawn): forking a notebook's kernel, with its threads, can hang."""
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=pairs.start_worker)
+    try:
+        wait([pool.submit(os.getpid) for _ in range(workers)], return_when=FIRST_COMPLETED).done.pop().result()
+    except BrokenProcessPool:
+        raise RuntimeError(
+            'the worker processes could not start. In a script, call prepare below `if __name__ == "__main__":`, '
+            "or pass workers=1"
+        ) from None
+    return pool
+
+
+# --- Report ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """How much of one class the prepared data set holds; `id` as on disk, 0 = other."""
+
+    id: int
+    name: str
+    pixels: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What `prepare` did.
+
+    `pairs` are all good pairs in the destination, `written` those of this run. `failed` and `warnings` hold
+    [file, code, reason]; `vanished` names, per pair, classes that the resize left without a pixel.
+    """
+
+    root: Path
+    settings: Settings
+    pairs: int
+    written: int
+    failed: list[list[str]]
+    warnings: list[list[str]]
+    classes: list[ClassCount]
+    vanished: dict[str, list[str]]
+    workers: int = field(compare=False)
+    seconds: float = field(compare=False)
+
+    @property
+    def ok(self) -> bool:
+        """True if no file failed."""
+        return not self.failed
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Rate of this run."""
+        return self.written / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> str:
+        """The report without times, so that equal data give equal bytes."""
+        content = {
+            "settings": self.settings.__dict__,
+            "pairs": self.pairs,
+            "failed": self.failed,
+            "warnings": self.warnings,
+            "classes": [entry.__dict__ for entry in self.classes],
+            "vanished": self.vanished,
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+    def table(self):
+        """The classes as a pandas DataFrame, most pixels first."""
+        import pandas as pd
+
+        columns = ["id", "name", "pixels", "pictures"]
+        rows = [[getattr(entry, column) for column in columns] for entry in self.classes]
+        return pd.DataFrame(rows, columns=columns).sort_values("pixels", ascending=False, ignore_index=True)
+
+    def __str__(self) -> str:
+        """The closing report as text."""
+        height, width = self.settings.size
+        lines = [
+            f"{self.pairs} pairs of {height} x {width} ({self.settings.mode}) in {self.root}: {self.written} written, "
+            f"{self.pairs - self.written} kept; {self.seconds:.1f} s, {self.pairs_per_second:.0f} pairs/s, "
+            f"{self.workers} process{'es' * (self.workers > 1)}",
+            f"{sum(entry.id not in (0, IGNORE) for entry in self.classes)} classes; per class: {self.root / REPORT}",
+        ]
+        lines += [f"vanished from {key}: {', '.join(names)}" for key, names in list(self.vanished.items())[:5]]
+        if len(self.vanished) > 5:
+            lines.append(f"... and from {len(self.vanished) - 5} more pictures")
+        lines += [f"warning: {file} {text}" for file, _, text in self.warnings[:5]]
+        lines += [f"failed: {file} {text}" for file, _, text in self.failed[:20]]
+        if len(self.failed) > 20:
+            lines.append(f"... and {len(self.failed) - 20} more failures")
+        return "\n".join(lines)
+
+
+def _report(dst, settings, lines, failures, kept, workers, seconds) -> PrepareReport:
+    pixels: dict[int, int] = defaultdict(int)
+    pictures: dict[int, int] = defaultdict(int)
+    vanished, warnings = {}, []
+    for key in sorted(lines):
+        record = json.loads(lines[key])
+        after = {int(i): n for i, n in record["after"].items()}
+        for i, count in after.items():
+            pixels[i] += count
+            pictures[i] += 1
+        if gone := [i for i in record["before"] if i not in after]:
+            vanished[key] = [_name(i, settings) for i in gone]
+        warnings += record.get("warnings", [])
+    classes = [ClassCount(i, _name(i, settings), pixels[i], pictures[i]) for i in sorted(pixels)]
+    failed = [problem for key in sorted(failures) for problem in failures[key]]
+    written = len(lines) - kept
+    return PrepareReport(dst, settings, len(lines), written, failed, warnings, classes, vanished, workers, seconds)
+
+
+@cache
+def _name(label_id: int, settings: Settings) -> str:
+    if label_id == IGNORE:
+        return "ignore"
+    if label_id == 0 and settings.reduce_zero_label:
+        return "other"
+    if settings.num_classes == NUM_CLASSES and settings.reduce_zero_label:
+        return ade20k_palette().names[label_id - 1]
+    return f"class {label_id}"
+
+
+# --- What the notebooks call -------------------------------------------------------------------------------------
+
+
+def prepared_data(
+    data_dir: str | Path = "",
+    out_dir: str | Path = "runs",
+    train: int = 48,
+    val: int = 16,
+    domain: str = "dusk",
+    size: Sequence[int] = (512, 512),
+    mode: str = "stretch",
+) -> Path:
+    """The prepared data set of notebooks 02, 04 and 05: made where it is missing, left alone where it is there.
+
+    Args:
+        data_dir: data set in ADE20K's layout; "" draws scenes into `out_dir/scenes` first.
+        out_dir: everything is written below it.
+        train: number of training scenes (only for `data_dir=""`).
+        val: number of validation scenes (likewise).
+        domain: `"day"` or `"dusk"` (likewise).
+        size: `[H, W]` of the result.
+        mode: see `place`.
+
+    Returns: `out_dir/prepared`.
+    Files that cannot be used are left out and printed.
+
+    Raises: ValueError if no pair can be used; FileNotFoundError if `data_dir` is no data set.
+    """
+    from m2f_helpers.data.scenes.dataset import make_scenes  # here: the workers of a script import what it imports
+
+    out_dir = Path(out_dir)
+    source = Path(data_dir) if data_dir else make_scenes(out_dir / "scenes", train, val, domain)
+    report = prepare(source, out_dir / "prepared", size, mode)
+    if not report.pairs:
+        raise ValueError(f"{source} holds no pair that can be used: {report}")
+    if not report.ok:
+        print(report)
+    return report.root

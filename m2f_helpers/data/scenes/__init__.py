@@ -1,0 +1,1 @@
+"""Drawn scenes with exact label maps: data without a download."""

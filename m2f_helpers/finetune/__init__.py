@@ -1,0 +1,1 @@
+"""From an edited config to a trained checkpoint. Notebook 04."""

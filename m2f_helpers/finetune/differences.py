@@ -1,0 +1,222 @@
+"""What differs between two configs, and edits that have no effect. Taught in notebook 04."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from m2f_helpers.config import CUSTOM_KEYS, DEAD_KEYS, MISSING, PIPELINES, Change, Edited, get_value, plain
+
+# What to do instead. Names that are no variable of the file are ones that people try.
+_FIXES = {
+    "batch_size": "set_batch(cfg, batch_size)",
+    "checkpoint": "set_weights(cfg, path)",
+    "class_weight": "set_classes(cfg, names)",
+    "classes": "set_classes(cfg, names)",
+    "crop_size": "set_crop(cfg, [H, W])",
+    "data_preprocessor": "cfg.model.data_preprocessor",
+    "data_root": "set_data(cfg, root)",
+    "dataset_type": (
+        "cfg.{train,val,test}_dataloader.dataset.type (its name is 'ADE20KDataset'), or set_classes(cfg, names)"
+    ),
+    "device": "train(cfg, work_dir, device=...)",
+    "embed_multi": f"cfg.{CUSTOM_KEYS}",
+    "epochs": "set_schedule(cfg, iterations)",
+    "img_ratios": "nothing here: only mmseg's own test script with --tta has a use for it",
+    "iterations": "set_schedule(cfg, iterations)",
+    "learning_rate": "set_batch(cfg, batch_size, learning_rate)",
+    "lr": "set_batch(cfg, batch_size, learning_rate)",
+    "max_epochs": "set_schedule(cfg, iterations)",
+    "max_iters": "set_schedule(cfg, iterations)",
+    "num_classes": "set_classes(cfg, names)",
+    "num_workers": "set_workers(cfg, workers)",
+    "optimizer": "set_batch(cfg, batch_size, learning_rate), or cfg.optim_wrapper.optimizer",
+    "palette": "set_classes(cfg, names, palette)",
+    "pretrained": "set_weights(cfg, path)",
+    "seed": "train(cfg, work_dir, seed=...)",
+    "test_pipeline": (
+        "set_test_size(cfg, [shorter, longer]), or cfg.val_dataloader.dataset.pipeline and the one of "
+        "test_dataloader as well"
+    ),
+    "train_pipeline": "cfg.train_dataloader.dataset.pipeline",
+    "tta_model": "nothing here: only mmseg's own test script with --tta has a use for it",
+    "tta_pipeline": "nothing here: only mmseg's own test script with --tta has a use for it",
+    "val_interval": "set_schedule(cfg, iterations, val_interval)",
+    "vis_backends": "cfg.visualizer.vis_backends",
+    "weights": "set_weights(cfg, path)",
+}
+# Read beside the arguments of the Runner: by the Runner from its copy of the config, by `Config.fromfile`, by
+# inference.
+_READ_TOO = {
+    "activation_checkpointing",
+    "compile",
+    "custom_imports",
+    "efficient_conv_bn_eval",
+    "find_unused_parameters",
+    "model_wrapper_cfg",
+    "sync_bn",
+}
+
+
+@dataclass(frozen=True)
+class SilentEdit:
+    """A top-level value that was changed and that nothing reads: its name, the value, and the edit that works."""
+
+    key: str
+    value: Any
+    fix: str
+
+    @property
+    def text(self) -> str:
+        """One sentence for people."""
+        if self.key == "test_pipeline":
+            return (
+                f"cfg.test_pipeline = {_short(self.value)} does not reach validation, only inference "
+                f"reads it; use {self.fix}"
+            )
+        return f"cfg.{self.key} = {_short(self.value)} has no effect, nothing reads it; use {self.fix}"
+
+
+def silent_edits(source: Config | Edited) -> list[SilentEdit]:
+    """Find top-level values that were changed but that neither the Runner nor inference reads.
+
+    A value counts as changed if it differs from the config's own file (`cfg.filename`) and from the place that counts:
+    setting `cfg.num_classes = 7` is silent, unless `cfg.model.decode_head.num_classes` is 7 as well.
+
+    Returns: one entry per value, by name; empty if every edit has an effect.
+    """
+    cfg = source.cfg if isinstance(source, Edited) else source
+    top = cfg._cfg_dict
+    original = _original(cfg)
+    read = (set(inspect.signature(Runner.__init__).parameters) | _READ_TOO) - {"self", "cfg", "data_preprocessor"}
+    found = []
+    for key in sorted(set(top) - read):
+        value = plain(dict.__getitem__(top, key))
+        if key in original and _same(value, original[key]):
+            continue
+        places = PIPELINES[1:3] if key == "test_pipeline" else DEAD_KEYS.get(key, ())
+        effective = [plain(get_value(cfg, place, MISSING)) for place in places]
+        if not effective or not all(_same(value, other) for other in effective):
+            fix = _FIXES.get(key, "a value inside cfg.model, cfg.*_dataloader, cfg.optim_wrapper, ..., or remove it")
+            found.append(SilentEdit(key, value, fix))
+    return found
+
+
+def runner_arguments(source: Config | Edited) -> dict[str, Any]:
+    """The arguments that `Runner.from_cfg` takes out of a config, as plain values: all that training depends on."""
+    cfg = source.cfg if isinstance(source, Edited) else source
+    names = [name for name in inspect.signature(Runner.__init__).parameters if name not in ("self", "cfg")]
+    # the Runner uses cfg.data_preprocessor only for a model that has none of its own
+    return {
+        name: plain(dict.__getitem__(cfg._cfg_dict, name))
+        for name in names
+        if name in cfg and name != "data_preprocessor"
+    }
+
+
+def _original(cfg: Config) -> dict[str, Any]:
+    """The values of the config's own file; without its dead variables if the config is rid of them."""
+    if not cfg.filename or not Path(cfg.filename).is_file():
+        return {}
+    values = plain(Config.fromfile(cfg.filename)._cfg_dict)
+    if any(key in values and key not in cfg for key in DEAD_KEYS):
+        values = {key: value for key, value in values.items() if key not in DEAD_KEYS}
+    return values
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, with a list and a tuple of equal values being the same."""
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return one == other
+
+
+@dataclass(frozen=True)
+class ConfigDiff:
+    """What differs between two configs, leaf by leaf; shows itself as a table in a notebook."""
+
+    changes: tuple[Change, ...]
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+    def part(self, key: str) -> ConfigDiff:
+        """Only the changes below a key, for example `"model"`; with a `-` in front, all others."""
+        inside = [c.key == key.lstrip("-") or c.key.startswith(key.lstrip("-") + ".") for c in self.changes]
+        wanted = not key.startswith("-")
+        return ConfigDiff(tuple(c for c, here in zip(self.changes, inside, strict=True) if here == wanted))
+
+    def text(self) -> str:
+        """A tree, one changed value per line."""
+        lines, above = [], []
+        width = max((len(change.key.split(".")[-1]) + 2 * change.key.count(".") for change in self.changes), default=0)
+        for change in self.changes:
+            *parents, leaf = change.key.split(".")
+            shared = next(
+                (i for i, (a, b) in enumerate(zip(parents, above, strict=False)) if a != b),
+                min(len(parents), len(above)),
+            )
+            lines += ["  " * depth + parents[depth] for depth in range(shared, len(parents))]
+            reason = f"   ({change.reason})" if change.reason else ""
+            name = "  " * len(parents) + leaf
+            lines.append(f"{name:<{width}}  {_short(change.before)} -> {_short(change.after)}{reason}")
+            above = parents
+        return "\n".join(lines)
+
+    def table(self) -> pd.DataFrame:
+        """Columns `key`, `before`, `after`, `why`."""
+        rows = [(change.key, _short(change.before), _short(change.after), change.reason) for change in self.changes]
+        return pd.DataFrame(rows, columns=["key", "before", "after", "why"])
+
+    def _repr_html_(self) -> str:
+        return self.table().style.hide(axis="index").set_properties(**{"text-align": "left"}).to_html()
+
+
+def config_diff(base: Config | Edited, changed: Config | Edited) -> ConfigDiff:
+    """Compare two configs.
+
+    Args:
+        base: the one to start from.
+        changed: the other; the reasons are known if an edit function returned it.
+
+    Returns: the differences in the order of the keys, with reasons.
+    """
+    reasons = changed if isinstance(changed, Edited) else None
+    before, after = (item.cfg if isinstance(item, Edited) else item for item in (base, changed))
+    found: list[Change] = []
+    _compare(plain(before._cfg_dict), plain(after._cfg_dict), "", found)
+    return ConfigDiff(
+        tuple(Change(c.key, c.before, c.after, reasons.reason_of(c.key) if reasons else "") for c in found)
+    )
+
+
+def _compare(before: Any, after: Any, key: str, found: list[Change]) -> None:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in sorted(set(before) | set(after), key=str):
+            _compare(before.get(name, MISSING), after.get(name, MISSING), f"{key}.{name}" if key else str(name), found)
+    elif _steps(before) and _steps(after) and len(before) == len(after):
+        for i, pair in enumerate(zip(before, after, strict=True)):
+            _compare(*pair, f"{key}.{i}", found)
+    elif not _same(before, after):
+        found.append(Change(key, before, after, ""))
+
+
+def _steps(value: Any) -> bool:
+    """True for a list of dicts, such as a pipeline."""
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _short(value: Any) -> str:
+    """A value in few characters: pipelines by the names of their steps, long lists by their start."""
+    if _steps(value) and all("type" in item for item in value):
+        return "[" + ", ".join(str(item["type"]) for item in value) + "]"
+    text = value if value is MISSING else repr(value)
+    return text if len(text) <= 72 else f"{text[:66]} ..."

@@ -1,0 +1,265 @@
+"""Checks of a config and its data before anything is built: one sentence per fault. Taught in notebook 04."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from mmengine.config import Config
+
+from m2f_helpers.config import LOADERS, PIPELINES, Edited, class_names
+from m2f_helpers.data.labels import check_pair
+from m2f_helpers.finetune.differences import silent_edits
+
+CHECKED_LABELS = 50
+ADE20K = "ADE20KDataset"
+TRAIN_ORDER = ("LoadImageFromFile", "LoadAnnotations", "RandomCrop", "PackSegInputs")
+TEST_ORDER = ("LoadImageFromFile", "Resize", "LoadAnnotations", "PackSegInputs")
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Memory that training will need, in bytes: for weights with gradients and optimiser state, and for the
+    pictures."""
+
+    weights: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """Both, and the libraries themselves."""
+        return self.weights + self.activations + 500_000_000
+
+
+def check(source: Config | Edited) -> None:
+    """Make sure that a config and its data can be trained on.
+
+    Raises: ValueError with all faults, one sentence per line.
+    """
+    found = problems(source)
+    if found:
+        raise ValueError(
+            "this cannot be trained:\n" + "\n".join(f"- {line}" for line in found) if len(found) > 1 else found[0]
+        )
+
+
+def problems(source: Config | Edited) -> list[str]:
+    """All faults of a config and its data, one sentence each; an empty list if there is none."""
+    cfg = source.cfg if isinstance(source, Edited) else source
+    found = [edit.text for edit in silent_edits(cfg)]
+    for look in (_classes, _pipelines, _schedule, _optimizer, _loaders, _weights):
+        found += look(cfg)
+    data = list(_data(cfg))
+    found += data
+    if not data:
+        found += _labels(cfg)
+    return found + (_memory(cfg) if not found else [])
+
+
+def estimate_memory(cfg: Config) -> MemoryEstimate:
+    """Rough memory of one training step, from the sizes in the config.
+
+    Weights count four times (weight, gradient, two moments of AdamW), 4 bytes each. Activations grow with the pixels of
+    a batch, the width of the backbone and of the decoder.
+    """
+    head, backbone = cfg.model.decode_head, cfg.model.backbone
+    height, width = cfg.model.data_preprocessor.size
+    pixels = cfg.train_dataloader.batch_size * height * width
+    deep = {18: 8, 34: 16, 50: 16, 101: 33, 152: 50}.get(backbone.get("depth", 50), 16)
+    base = backbone.get("base_channels", 64)
+    layers = head.pixel_decoder.encoder.num_layers
+    decoder = head.transformer_decoder.num_layers
+    per_pixel = (
+        base * (1.4 * deep + 8) + head.feat_channels * (1.6 * layers + 3) + head.num_queries * (decoder + 1) * 1.2
+    )
+    points = cfg.train_dataloader.batch_size * head.num_queries * (decoder + 1) * head.train_cfg.num_points * 60
+    weights = _parameters(base, deep, head.feat_channels, layers, decoder) * 16
+    return MemoryEstimate(int(weights), int(pixels * per_pixel + points))
+
+
+def _parameters(base: int, deep: int, width: int, layers: int, decoder: int) -> float:
+    return 5_700 * base**2 * deep / 16 + width**2 * (22 + 16 * layers + 20 * decoder)
+
+
+def _classes(cfg: Config) -> Iterator[str]:
+    head = cfg.model.decode_head
+    count, weights = head.num_classes, head.loss_cls.class_weight
+    if len(weights) != count + 1:
+        yield (
+            f"the loss has {len(weights)} class weights for {count} classes; expected {count + 1}, "
+            "the last for 'no object': "
+            "use set_classes(cfg, names)"
+        )
+    for name in LOADERS:
+        dataset = cfg[name].dataset
+        metainfo = dataset.get("metainfo") or {}
+        names, palette = metainfo.get("classes"), metainfo.get("palette")
+        if dataset.type == "BaseSegDataset" and not names:
+            yield f"{name}: a data set without class names; use set_classes(cfg, names)"
+        if isinstance(names, str):
+            yield f"{name}: metainfo.classes is the text {names!r}; expected a list of names"
+        elif len(names or class_names(cfg)) != count:
+            yield (
+                f"{name}: the data has {len(names or class_names(cfg))} classes, the head {count}; use "
+                "set_classes(cfg, names)"
+            )
+        elif names and palette and len(palette) != len(names):
+            yield f"{name}: {len(palette)} colours for {len(names)} classes; use set_classes(cfg, names, palette)"
+
+
+def _pipelines(cfg: Config) -> Iterator[str]:
+    for key in PIPELINES:
+        steps = _at(cfg, key)
+        if steps is None:
+            yield f"{key} is missing; start from base_config(profile)"
+            continue
+        kinds = [step["type"] for step in steps]
+        order = TRAIN_ORDER if key.startswith("train") else TEST_ORDER
+        missing = [kind for kind in order if kind not in kinds]
+        if missing:
+            yield (
+                f"{key} lacks {', '.join(missing)}; expected {' > '.join(order)} with others in between, "
+                f"got {' > '.join(kinds)}"
+            )
+        elif [kinds.index(kind) for kind in order] != sorted(kinds.index(kind) for kind in order):
+            yield f"{key} is in the wrong order: expected {' > '.join(order)}, got {' > '.join(kinds)}"
+        yield from _zero_label(cfg, key, steps)
+    crop = next((step["crop_size"] for step in _at(cfg, PIPELINES[0]) or [] if step["type"] == "RandomCrop"), None)
+    size = cfg.model.data_preprocessor.get("size")
+    if crop is not None and (size is None or any(a > b for a, b in zip(crop, size, strict=True))):
+        yield (
+            f"crops of {list(crop)} pixels do not fit the data preprocessor's size {size and list(size)}; "
+            "use set_crop(cfg, [H, W])"
+        )
+
+
+def _zero_label(cfg: Config, key: str, steps: Any) -> Iterator[str]:
+    """The pipeline and the data set must agree on what 0 means."""
+    dataset = cfg["test_dataloader" if key == "test_pipeline" else key.split(".")[0]].dataset
+    wanted = dataset.get("reduce_zero_label", dataset.type == ADE20K)
+    step = next((step for step in steps if step["type"] == "LoadAnnotations"), {})
+    if step.get("reduce_zero_label") not in (None, wanted):
+        yield (
+            f"{key}: LoadAnnotations has reduce_zero_label={step['reduce_zero_label']}, the data set "
+            f"{wanted}; make them equal"
+        )
+
+
+def _schedule(cfg: Config) -> Iterator[str]:
+    steps = cfg.train_cfg.get("max_iters", 0)
+    if not isinstance(steps, int) or steps < 1:
+        yield (
+            f"train_cfg.max_iters is {steps}; expected a whole number of at least 1: use set_schedule(cfg, iterations)"
+        )
+        return
+    end = max((scheduler.get("end", steps) for scheduler in cfg.get("param_scheduler") or []), default=steps)
+    if end != steps:
+        yield (
+            f"the learning rate reaches its end at step {end}, training ends at {steps}; use "
+            "set_schedule(cfg, iterations)"
+        )
+
+
+def _optimizer(cfg: Config) -> Iterator[str]:
+    lr = cfg.optim_wrapper.optimizer.lr
+    if not isinstance(lr, (int, float)) or not 0 < lr < 1:
+        yield (
+            f"the learning rate is {lr}; expected a number between 0 and 1: use set_batch(cfg, "
+            "batch_size, learning_rate)"
+        )
+    elif lr > 0.01:
+        yield f"the learning rate is {lr}; Mask2Former diverges above 0.01, the published one is 0.0001"
+
+
+def _loaders(cfg: Config) -> Iterator[str]:
+    for name in LOADERS:
+        loader = cfg[name]
+        if loader.get("batch_size", 1) < 1:
+            yield f"{name}.batch_size is {loader.batch_size}; expected at least 1: use set_batch(cfg, batch_size)"
+        if loader.get("persistent_workers") and not loader.get("num_workers"):
+            yield f"{name}: persistent_workers without workers; use set_workers(cfg, workers)"
+        if not _registered(loader.dataset.type):
+            yield (
+                f"{name}: there is no data set class {loader.dataset.type!r}; ADE20K's is {ADE20K!r}, "
+                "your own take set_classes(cfg, names)"
+            )
+
+
+def _registered(name: str) -> bool:
+    from mmseg.registry import DATASETS
+    from mmseg.utils import register_all_modules
+
+    register_all_modules(init_default_scope=False)
+    return DATASETS.get(name) is not None
+
+
+def _weights(cfg: Config) -> Iterator[str]:
+    path = cfg.get("load_from")
+    if path and not Path(path).is_file():
+        yield (
+            f"load_from: {path} is no file; use set_weights(cfg, path), or checkpoints.fetch(name) for "
+            "published weights"
+        )
+    if path and cfg.model.backbone.get("init_cfg"):
+        yield "the backbone would download weights that load_from overwrites at once; use set_weights(cfg, path)"
+
+
+def _data(cfg: Config) -> Iterator[str]:
+    for name in LOADERS[:2]:
+        dataset = cfg[name].dataset
+        root = Path(dataset.get("data_root") or "")
+        folders = [root / dataset.data_prefix.get(key, "") for key in ("img_path", "seg_map_path")]
+        gone = [folder for folder in folders if not folder.is_dir()]
+        if gone:
+            yield f"{name}: {gone[0]} is no folder; use set_data(cfg, root)"
+            continue
+        suffixes = dataset.get("img_suffix", ".jpg"), dataset.get("seg_map_suffix", ".png")
+        pictures, labels = (_names(folder, suffix) for folder, suffix in zip(folders, suffixes, strict=True))
+        if not pictures:
+            yield f"{name}: no picture *{suffixes[0]} in {folders[0]}"
+        bare = sorted(pictures - labels)
+        if bare:
+            yield (
+                f"{name}: {len(bare)} pictures have no label map, the first is {bare[0]}{suffixes[0]} "
+                f"(looked for {folders[1]}/{bare[0]}{suffixes[1]})"
+            )
+
+
+def _names(folder: Path, suffix: str) -> set[str]:
+    return {str(path.relative_to(folder))[: -len(suffix)] for path in folder.rglob(f"*{suffix}")}
+
+
+def _labels(cfg: Config) -> list[str]:
+    """The first label maps of the training data, looked at as they lie on disk."""
+    dataset = cfg.train_dataloader.dataset
+    reduce = dataset.get("reduce_zero_label", dataset.type == ADE20K)
+    images, labels = (Path(dataset.data_root) / dataset.data_prefix[key] for key in ("img_path", "seg_map_path"))
+    suffix, label_suffix = dataset.get("img_suffix", ".jpg"), dataset.get("seg_map_suffix", ".png")
+    head = cfg.model.decode_head
+    found = []
+    for name in sorted(_names(images, suffix))[:CHECKED_LABELS]:
+        pair = images / f"{name}{suffix}", labels / f"{name}{label_suffix}"
+        found += check_pair(*pair, head.num_classes, reduce, head.num_queries)[1]
+    errors = [f"{problem.path}: {problem.message}" for problem in found if problem.severity == "error"]
+    more = [f"... and {len(errors) - 5} more label maps like these"] if len(errors) > 5 else []
+    return errors[:5] + more
+
+
+def _memory(cfg: Config) -> list[str]:
+    need, free = estimate_memory(cfg).total, psutil.virtual_memory().available
+    if need <= free:
+        return []
+    return [
+        f"training needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; take a smaller "
+        "batch (set_batch) or crop (set_crop)"
+    ]
+
+
+def _at(cfg: Config, key: str) -> Any:
+    node: Any = cfg
+    for part in key.split("."):
+        node = node.get(part) if node is not None else None
+    return node

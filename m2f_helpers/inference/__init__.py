@@ -1,0 +1,1 @@
+"""From a checkpoint to class maps, scores and figures. Notebook 05."""

@@ -1,0 +1,363 @@
+"""From a picture to a class map with a trained Mask2Former, and a look at every step between. Taught in notebook 05.
+
+`segment` gives what mmseg's `inference_model` gives, pixel for pixel (`mmseg/apis/inference.py`, mmseg 1.2.2), with
+three differences: it takes RGB (a path, a PIL picture or an array) and never BGR; it changes nothing in the model or
+its config; and at the picture's own size it holds the scores of a few classes at a time, where mmseg holds all 150.
+
+Shape letters: Q queries, K classes, H W the picture's own size, h w the size the network worked on.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
+from m2f_helpers.images import list_images, one_line, read_image
+from m2f_helpers.inference.upsampling import upsample, upsampled_argmax
+from m2f_helpers.palette import ade20k_palette
+
+LONGEST = 2048  # input side up to which a test pipeline without a Resize step is left alone
+
+
+@dataclass(frozen=True)
+class LayerPrediction:
+    """What the head predicts after one decoder layer (index 0: before the first).
+
+    `class_logits` is `(Q, K + 1)`, the last column "no object"; `mask_logits` `(Q, h / 4, w / 4)`. `allowed` is what
+    the *next* decoder layer may attend to, `(Q, rows, columns)` bool at that layer's feature level; None after the
+    last.
+    `rescued` `(Q,)` bool: the query's mask was empty, so it may attend everywhere.
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+    allowed: Tensor | None = None
+    rescued: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query's verdict: its best class, the probability of that class and of "no object", and what it owns.
+
+    `share` is the part of the pixels, 0..1, where no other query adds more to the score of the class that won.
+    """
+
+    index: int
+    class_id: int
+    name: str
+    score: float
+    no_object: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A segmented picture. Arrays are at the picture's own size (after EXIF orientation).
+
+    `image` RGB `(H, W, 3)` uint8; `label_map` `(H, W)` uint8 class ids 0..149; `confidence` `(H, W)` float32 0..1, the
+    winner's part of the sum of all class scores; `class_logits` `(Q, K + 1)` and `mask_logits` `(Q, h / 4, w / 4)`
+    float32, the last prediction; `layers` all predictions, if they were asked for.
+    """
+
+    image: np.ndarray
+    label_map: np.ndarray
+    confidence: np.ndarray
+    class_logits: Tensor
+    mask_logits: Tensor
+    geometry: Geometry
+    layers: tuple[LayerPrediction, ...] = ()
+    source: str = "array"
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Classes by falling area: `id`, `name`, `share` (0..1) and mean `confidence` (0..1)."""
+        counts = np.bincount(self.label_map.ravel(), minlength=256)
+        sums = np.bincount(self.label_map.ravel(), self.confidence.ravel(), minlength=256)
+        ids = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+        names = ade20k_palette().names
+        return pd.DataFrame(
+            {
+                "id": ids,
+                "name": [names[i] for i in ids],
+                "share": counts[ids] / counts.sum(),
+                "confidence": sums[ids] / counts[ids],
+            }
+        )
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """Class scores at the network's size, `(K, h, w)` float32; computed again from the logits when first asked."""
+        scores = class_scores(self.class_logits[None], self.mask_logits[None], self.geometry.padded)
+        return scores[0, :, self.geometry.rows, self.geometry.columns]
+
+    @cached_property
+    def entropy(self) -> np.ndarray:
+        """How undecided the pixel is, `(H, W)` float32: 0 one class has all the score, 1 all classes have the same."""
+        return upsample(_entropy(self.scores)[None, None], self.geometry.picture)[0, 0].numpy()
+
+    @cached_property
+    def owner(self) -> np.ndarray:
+        """The query that adds most to the winning class, `(h, w)` int16 at the network's size."""
+        return _owner(self.class_logits, self.mask_logits, self.scores.argmax(0), self.geometry).numpy()
+
+    @cached_property
+    def queries(self) -> list[Query]:
+        """All queries, the one that owns most first."""
+        probabilities = self.class_logits.softmax(-1)
+        score, ids = probabilities[:, :-1].max(-1)
+        shares = np.bincount(self.owner.ravel(), minlength=len(ids)) / self.owner.size
+        names = ade20k_palette().names
+        found = [
+            Query(q, int(ids[q]), names[int(ids[q])], float(score[q]), float(probabilities[q, -1]), float(shares[q]))
+            for q in range(len(ids))
+        ]
+        return sorted(found, key=lambda query: (-query.share, -query.score))
+
+    @property
+    def used_queries(self) -> list[Query]:
+        """The queries that own at least one pixel."""
+        return [query for query in self.queries if query.share > 0]
+
+    def query_mask(self, query: int, layer: int = -1) -> np.ndarray:
+        """One query's mask at the picture's own size, `(H, W)` float32 probabilities.
+
+        Args:
+            query: 0..Q-1.
+            layer: which prediction; -1 is the last and needs no `layers`.
+        """
+        if not 0 <= query < len(self.mask_logits):
+            raise ValueError(f"expected a query 0..{len(self.mask_logits) - 1}, got {query}")
+        logits = self.mask_logits if layer == -1 else self._layer(layer).mask_logits
+        return self.geometry.to_picture(logits[query]).sigmoid().numpy()
+
+    def allowed(self, query: int, layer: int) -> np.ndarray:
+        """Where decoder layer `layer` (1..L) let the query look, `(rows, columns)` bool at that feature level."""
+        mask = self._layer(layer - 1).allowed if layer >= 1 else None
+        if mask is None:
+            raise ValueError(f"expected a decoder layer 1..{len(self.layers) - 1}, got {layer}")
+        return mask[query].numpy()
+
+    def _layer(self, index: int) -> LayerPrediction:
+        if not self.layers:
+            raise ValueError("the layers were not kept: call segment(model, image, layers=True)")
+        if not 0 <= index < len(self.layers):
+            raise ValueError(f"expected a prediction 0..{len(self.layers) - 1}, got {index}")
+        return self.layers[index]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How the network's maps lie on the picture. Sizes are `[H, W]`.
+
+    `padded` is the input's size with padding, `inner` without it (rows top to bottom, columns left to right as slices),
+    `picture` the picture's own size.
+    """
+
+    padded: tuple[int, int]
+    rows: slice
+    columns: slice
+    picture: tuple[int, int]
+
+    def to_picture(self, maps: Tensor) -> Tensor:
+        """Resize logits `(h / 4, w / 4)` to the picture `(H, W)`, by way of the padded input, as mmseg does."""
+        padded = F.interpolate(maps[None, None].float(), self.padded, mode="bilinear", align_corners=False)
+        return upsample(padded[..., self.rows, self.columns], self.picture)[0, 0]
+
+
+def segment(model: Any, image: Any, *, layers: bool = False) -> Segmentation | list[Segmentation]:
+    """Segment a picture, or all pictures of a folder.
+
+    Args:
+        model: from `load`, or from mmseg's `init_model`.
+        image: path, PIL picture, RGB array (see `images.read_image`), or a folder of pictures.
+        layers: keep the prediction after every decoder layer and the attention each layer was allowed.
+
+    Returns: a `Segmentation`; for a folder a list of them, by file name. A file that cannot be read is warned about.
+    Raises: FileNotFoundError or ValueError: one sentence with the file and the fix.
+    """
+    if isinstance(image, (str, os.PathLike)) and Path(image).is_dir():
+        return _segment_folder(model, Path(image), layers)
+    picture = read_image(image)
+    source = str(image) if isinstance(image, (str, os.PathLike)) else "array"
+    return segment_array(model, picture, source, layers)
+
+
+def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Mask2Former's class scores: the queries' class probabilities, spread over their masks and added up.
+
+    Built step by step in notebook 05; the same operations as `Mask2FormerHead.predict` of mmseg 1.2.2.
+
+    Args:
+        class_logits: `(B, Q, K + 1)`, the last column "no object".
+        mask_logits: `(B, Q, h, w)`.
+        size: `[H, W]` to which the masks are resized first (the padded input).
+
+    Returns: `(B, K, H, W)`, 0..Q; not a probability: the classes of a pixel need not add up to 1.
+    """
+    masks = F.interpolate(mask_logits, size=tuple(size), mode="bilinear", align_corners=False).sigmoid()
+    probabilities = class_logits.softmax(-1)[..., :-1]  # (B, Q, K): "no object" belongs to no pixel
+    return torch.einsum("bqc,bqhw->bchw", probabilities, masks)
+
+
+# ---------------------------------------------------------------------------------------------------------- segment
+
+
+@torch.no_grad()
+def segment_array(model: Any, image: np.ndarray, source: str, layers: bool) -> Segmentation:
+    """Segment an RGB array `(H, W, 3)` uint8; `source` names it in messages."""
+    inputs, samples = _prepare(model, image, source)
+    with _watch_attention(model.decode_head, layers) as seen:
+        class_logits, mask_logits = model.decode_head(model.extract_feat(inputs), samples)
+    if not torch.isfinite(class_logits[-1]).all() or not torch.isfinite(mask_logits[-1]).all():
+        raise ValueError(
+            f"{source}: the model's scores are not finite numbers, so its weights are damaged; load others"
+        )
+    geometry = _geometry(samples[0].metainfo, image.shape[:2])
+    scores = class_scores(class_logits[-1], mask_logits[-1], geometry.padded)[..., geometry.rows, geometry.columns]
+    label_map, best = upsampled_argmax(scores, geometry.picture)
+    total = upsample(scores.sum(1, keepdim=True), geometry.picture)[0, 0]
+    return Segmentation(
+        image=image,
+        label_map=label_map.cpu().numpy(),
+        confidence=(best / total.clamp_min(1e-12)).clamp_(0, 1).cpu().numpy(),
+        class_logits=class_logits[-1][0].cpu(),
+        mask_logits=mask_logits[-1][0].cpu(),
+        geometry=geometry,
+        layers=_layers(class_logits, mask_logits, seen) if layers else (),
+        source=source,
+    )
+
+
+def _entropy(scores: Tensor) -> Tensor:
+    """Entropy of the class scores `(K, h, w)`, divided by its largest possible value: `(h, w)`, 0..1."""
+    total = scores.sum(0).clamp_min(1e-12)
+    result = torch.zeros_like(total)
+    for score in scores:  # one class at a time: no second array of this size
+        part = score / total
+        result -= torch.xlogy(part, part)
+    return (result / np.log(len(scores))).clamp_(0, 1)
+
+
+def _owner(class_logits: Tensor, mask_logits: Tensor, labels: Tensor, geometry: Geometry) -> Tensor:
+    """The query that adds most to the winning class of each pixel: `(h, w)` int16."""
+    probabilities = class_logits.softmax(-1)
+    best = torch.full(labels.shape, -1.0, device=labels.device)
+    owner = torch.zeros(labels.shape, dtype=torch.int16, device=labels.device)
+    for q, logits in enumerate(mask_logits):
+        padded = F.interpolate(logits[None, None], geometry.padded, mode="bilinear", align_corners=False)
+        added = probabilities[q][labels] * padded[0, 0, geometry.rows, geometry.columns].sigmoid()
+        better = added > best
+        torch.maximum(best, added, out=best)
+        owner.masked_fill_(better, q)
+    return owner
+
+
+def _layers(class_logits: list[Tensor], mask_logits: list[Tensor], seen: list[Tensor]) -> tuple[LayerPrediction, ...]:
+    """The head's predictions, each with the attention mask that was made of it."""
+    result = []
+    for i, (classes, masks) in enumerate(zip(class_logits, mask_logits, strict=True)):
+        allowed = rescued = None
+        if i < len(seen):
+            allowed, rescued = _allowed(seen[i], masks)
+        result.append(LayerPrediction(classes[0].cpu(), masks[0].cpu(), allowed, rescued))
+    return tuple(result)
+
+
+def _allowed(blocked: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """`attn_mask` `(heads, Q, tokens)`, True = blocked, as maps `(Q, rows, columns)`, True = allowed."""
+    tokens, (height, width) = blocked.shape[-1], mask_logits.shape[-2:]
+    factor = round((height * width / tokens) ** 0.5)
+    allowed = ~blocked[0].reshape(-1, -(-height // factor), -(-width // factor))
+    resized = upsample(mask_logits, allowed.shape[-2:])[0].flatten(1)
+    return allowed.cpu(), (resized.sigmoid() < 0.5).all(-1).cpu()
+
+
+@contextmanager
+def _watch_attention(head: Any, wanted: bool) -> Iterator[list[Tensor]]:
+    """Collect the attention mask that each decoder layer is given: `(B * heads, Q, tokens)` bool, True = blocked."""
+    seen: list[Tensor] = []
+
+    def note(module: Any, args: tuple, kwargs: dict) -> None:
+        seen.append(kwargs["cross_attn_mask"].detach().clone())
+
+    layers = head.transformer_decoder.layers if wanted else []
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _prepare(model: Any, image: np.ndarray, source: str) -> tuple[Tensor, list[Any]]:
+    """Run the test pipeline and the preprocessor, on copies: input `(1, 3, h, w)` and its data sample."""
+    from mmengine.dataset import Compose
+
+    if model.test_cfg.get("mode", "whole") != "whole":
+        raise ValueError(f"expected a config with test_cfg mode 'whole', got {model.test_cfg['mode']!r}")
+    pipeline = Compose(_test_pipeline(model.cfg, image.shape[:2]))
+    try:
+        packed = pipeline({"img": np.ascontiguousarray(image[..., ::-1])})  # mmseg's pipelines work on BGR
+    except Exception as error:
+        size = f"{image.shape[0]} x {image.shape[1]}"
+        raise ValueError(
+            f"{source}: the test pipeline cannot take a picture of {size} pixels: {one_line(error)}"
+        ) from error
+    data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
+    data = model.data_preprocessor(data, training=False)
+    return data["inputs"], data["data_samples"]
+
+
+def _test_pipeline(config: Any, size: Sequence[int]) -> list[dict]:
+    steps = config.get("test_pipeline") or config.test_dataloader.dataset.pipeline
+    steps = [copy.deepcopy(dict(step)) for step in steps if step["type"] != "LoadAnnotations"]
+    steps[0] = {"type": "LoadImageFromNDArray"}
+    if max(size) > LONGEST and not any("Resize" in step["type"] for step in steps):
+        steps.insert(1, {"type": "Resize", "scale": (LONGEST, LONGEST), "keep_ratio": True})
+    return steps
+
+
+def _geometry(meta: dict, picture: Sequence[int]) -> Geometry:
+    padded = tuple(meta.get("pad_shape", meta["img_shape"])[:2])
+    left, right, top, bottom = meta.get("img_padding_size", meta.get("padding_size", [0] * 4))
+    rows, columns = slice(top, padded[0] - bottom), slice(left, padded[1] - right)
+    return Geometry(padded, rows, columns, tuple(picture[:2]))
+
+
+def _segment_folder(model: Any, folder: Path, layers: bool) -> list[Segmentation]:
+    results = []
+    for path, result in segment_each(model, list_images(folder), layers):
+        if isinstance(result, Segmentation):
+            results.append(result)
+        else:
+            warnings.warn(f"left out {path.name}: {result}", UserWarning, stacklevel=3)
+    if not results:
+        raise ValueError(f"none of the pictures in {folder} could be read")
+    return results
+
+
+def segment_each(
+    model: Any, paths: Sequence[Path], layers: bool = False, progress: bool | None = None
+) -> Iterator[tuple[Path, Segmentation | Exception]]:
+    """Segment one file after another; what cannot be read comes back as the error."""
+    hide = len(paths) < 4 if progress is None else not progress
+    for path in tqdm(paths, desc="segment", unit="picture", disable=hide, leave=False):
+        try:
+            yield path, segment_array(model, read_image(path), str(path), layers)
+        except (ValueError, OSError) as error:
+            yield path, error

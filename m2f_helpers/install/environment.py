@@ -1,0 +1,318 @@
+"""What is installed, what is wrong with it, and the one command that mends it.
+
+Needs nothing but the standard library to start, so it also runs where torch, or everything, is missing:
+`m2f check`, or `python -m m2f_helpers.install.environment`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import platform
+import re
+import sys
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import zip_longest
+
+from m2f_helpers.install import mmcv_ops
+
+PYTHON_RANGE = ((3, 10), (3, 14))  # first included, last excluded; pyproject says the same
+EXACT = {"mmengine": "0.10.7", "mmdet": "3.3.0", "mmsegmentation": "1.2.2"}
+MMCV_LITE = "2.1.0"
+TORCH_FROM = "2.1"
+UNDECLARED = {  # imported by mmseg or mmdet, and what breaks without them
+    "ftfy": "mmseg imports it without declaring it",
+    "regex": "mmseg imports it without declaring it",
+    "pycocotools": "mmdet needs it",
+    "shapely": "mmdet needs it",
+    "terminaltables": "mmdet needs it",
+    "scipy": "the Hungarian matching",
+}
+OTHERS = [  # as in pyproject.toml, one to a line there
+    "numpy",
+    "pillow",
+    "matplotlib",
+    "pandas",
+    "tqdm",
+    "click",
+    "pooch",
+    "psutil",
+    "pygments",
+    "ipywidgets",
+    "ipykernel",
+    "ipython",
+    "papermill",
+    "nbclient",
+    "nbformat",
+    "nbconvert",
+]
+OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of the check. `verdict` is "ok", "note" (works, worth knowing) or "wrong"; `fix` is a command or ""."""
+
+    component: str
+    found: str
+    wanted: str
+    verdict: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the check looks at, gathered once; a test changes one field to make a fault.
+
+    `distributions` maps lower-case names of installed distributions to versions, `loaded` names of loaded modules to
+    their `__version__` (or ""), `extension` says what stands behind `mmcv._ext`: "absent", "compiled" or an error text.
+    """
+
+    python: tuple[int, ...]
+    distributions: dict[str, str]
+    loaded: dict[str, str]
+    environ: dict[str, str]
+    torch: str
+    extension: str
+    fast_op: str
+
+
+def gather(path: Iterable[str] | None = None) -> Machine:
+    """Look at this machine.
+
+    Args:
+        path: folders in which to look for installed distributions; None looks where this Python does.
+    """
+    found = metadata.distributions(path=list(path)) if path is not None else metadata.distributions()
+    names = {(d.metadata["Name"] or "").lower().replace("_", "-"): d.version for d in found}
+    loaded = {name: _loaded_version(name) for name in ("numpy", "google.colab")}
+    return Machine(
+        python=sys.version_info[:3],
+        distributions=names,
+        loaded={name: version for name, version in loaded.items() if version is not None},
+        environ=dict(os.environ),
+        torch=_probe_torch() if "torch" in names else "",
+        extension=_probe_extension() if "mmcv" in names or "mmcv-lite" in names else "absent",
+        fast_op=_probe_fast_op() if "torch-ms-deform-attn" in names else "",
+    )
+
+
+def check_environment(machine: Machine | None = None) -> list[Finding]:
+    """Judge this machine, or the one described.
+
+    Returns: one finding per component, in the order in which they should be mended.
+    """
+    machine = gather() if machine is None else machine
+    findings = [_judge_python(machine), _judge_runtime(machine), _judge_torch(machine), _judge_numpy(machine)]
+    findings += [_judge_mmcv(machine), _judge_extension(machine)]
+    findings += [_judge_exact(machine, name, version) for name, version in EXACT.items()]
+    findings += [_judge_fork(machine)]
+    findings += [_judge_present(machine, name, reason) for name, reason in UNDECLARED.items()]
+    findings += [_judge_opencv(machine), _judge_others(machine), _judge_drawing(machine)]
+    return findings
+
+
+def is_green(findings: Iterable[Finding]) -> bool:
+    """True if nothing is wrong; notes do not count."""
+    return all(finding.verdict != "wrong" for finding in findings)
+
+
+def as_text(findings: list[Finding], width: int = 44) -> str:
+    """The findings as a table in plain text: `found` and `wanted` at most `width` wide, each fix below its row."""
+    first = max(len(finding.component) for finding in findings)
+    lines = [f"{'':5}  {'component':{first}}  {'found':{width}}  wanted"]
+    for finding in findings:
+        mark = "WRONG" if finding.verdict == "wrong" else finding.verdict
+        cells = [textwrap.wrap(text, width) or [""] for text in (finding.found, finding.wanted)]
+        for k, (found, wanted) in enumerate(zip_longest(*cells, fillvalue="")):
+            head = f"{mark:5}  {finding.component:{first}}" if k == 0 else " " * (7 + first)
+            lines.append(f"{head}  {found:{width}}  {wanted}".rstrip())
+        if finding.fix:
+            lines.append(f"{' ' * (7 + first)}  fix: {finding.fix}")
+    wrong = sum(finding.verdict == "wrong" for finding in findings)
+    lines.append(f"{wrong} of {len(findings)} wrong: mend them from the top" if wrong else "all that is needed is here")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Print the table; the exit status is 0 if nothing is wrong, else 1."""
+    findings = check_environment()
+    print(as_text(findings))
+    return 0 if is_green(findings) else 1
+
+
+def _judge_python(machine: Machine) -> Finding:
+    low, high = PYTHON_RANGE
+    good = low <= machine.python[:2] < high
+    found = ".".join(map(str, machine.python))
+    wanted = f"{low[0]}.{low[1]} to {high[0]}.{high[1] - 1}"
+    if not good and machine.python[:2] >= high:
+        wanted += "; mmengine and mmcv call pkgutil.find_loader, which Python 3.14 no longer has"
+    return Finding("Python", found, wanted, "ok" if good else "wrong", "" if good else _new_environment())
+
+
+def _judge_runtime(machine: Machine) -> Finding:
+    release = machine.environ.get("COLAB_RELEASE_TAG", "")
+    if release or "google.colab" in machine.loaded:
+        return Finding("runtime", f"Colab {release}".strip(), "any", "ok")
+    return Finding("runtime", f"{platform.system()} {platform.machine()}", "any", "ok")
+
+
+def _judge_torch(machine: Machine) -> Finding:
+    version = machine.distributions.get("torch")
+    install = f'pip install "torch>={TORCH_FROM}"'
+    if version is None:
+        return Finding("torch", "missing", f"{TORCH_FROM} or newer", "wrong", install)
+    if _numbers(version) < _numbers(TORCH_FROM):
+        return Finding("torch", version, f"{TORCH_FROM} or newer", "wrong", install.replace("install", "install -U"))
+    if not machine.torch.startswith("device"):
+        again = f"pip install --force-reinstall torch=={version.split('+')[0]}"
+        return Finding("torch", f"{version} does not load: {machine.torch}", "loads", "wrong", again)
+    return Finding("torch", f"{version}, {machine.torch}", f"{TORCH_FROM} or newer", "ok")
+
+
+def _judge_numpy(machine: Machine) -> Finding:
+    installed, running = machine.distributions.get("numpy"), machine.loaded.get("numpy")
+    if installed and running and installed != running:
+        restart = "restart Python (in a notebook: restart the kernel or runtime)"
+        return Finding("numpy", f"{running} is loaded, {installed} installed", "one version", "wrong", restart)
+    if installed is None:
+        return Finding("numpy", "missing", "any", "wrong", "pip install numpy")
+    return Finding("numpy", installed, "any, 1.x or 2.x", "ok")
+
+
+def _judge_mmcv(machine: Machine) -> Finding:
+    full, lite = machine.distributions.get("mmcv"), machine.distributions.get("mmcv-lite")
+    wanted = f"mmcv-lite {MMCV_LITE}, or mmcv from 2.0.0 to below 2.2.0"
+    install = f"pip install --only-binary :all: mmcv-lite=={MMCV_LITE}"
+    if full and lite:
+        found = f"mmcv {full} and mmcv-lite {lite}, which overwrite each other"
+        return Finding("mmcv", found, wanted, "wrong", f"pip uninstall -y mmcv mmcv-lite && {install}")
+    if not full and not lite:
+        return Finding("mmcv", "missing", wanted, "wrong", install)
+    name, version = ("mmcv", full) if full else ("mmcv-lite", lite)
+    if not (2, 0, 0) <= _numbers(version) < (2, 2, 0):
+        return Finding("mmcv", f"{name} {version}", wanted, "wrong", f"pip uninstall -y {name} && {install}")
+    return Finding("mmcv", f"{name} {version}", wanted, "ok")
+
+
+def _judge_extension(machine: Machine) -> Finding:
+    fast = machine.fast_op
+    if machine.extension == "compiled":
+        return Finding("mmcv ops", "compiled", "compiled or stand-in", "ok")
+    if machine.extension != "absent":
+        again = f"pip uninstall -y mmcv && pip install --only-binary :all: mmcv-lite=={MMCV_LITE}"
+        found = f"compiled for another torch: {machine.extension}"
+        return Finding("mmcv ops", found, "compiled or stand-in", "wrong", again)
+    if fast and fast != "loads":
+        again = "pip install --force-reinstall --no-deps --no-cache-dir --no-build-isolation torch-ms-deform-attn"
+        found = f"torch-ms-deform-attn does not load ({fast}); the PyTorch path runs"
+        return Finding("mmcv ops", found, "compiled or stand-in", "note", again)
+    how = "through torch-ms-deform-attn" if fast else "in PyTorch"
+    return Finding("mmcv ops", f"stand-in, deformable attention runs {how}", "compiled or stand-in", "ok")
+
+
+def _judge_exact(machine: Machine, name: str, version: str) -> Finding:
+    found = machine.distributions.get(name)
+    fix = "" if found == version else f"pip install {name}=={version}"
+    return Finding(name, found or "missing", version, "ok" if found == version else "wrong", fix)
+
+
+def _judge_fork(machine: Machine) -> Finding:
+    forks = sorted(name for name in machine.distributions if name.startswith("onedl-mm"))
+    if not forks:
+        return Finding("onedl fork", "absent", "absent", "ok")
+    names = {"onedl-mmcv": "mmcv-lite", "onedl-mmsegmentation": "mmsegmentation"}
+    again = [names.get(name, name.removeprefix("onedl-")) for name in forks]
+    pins = EXACT | {"mmcv-lite": MMCV_LITE}
+    fix = f"pip uninstall -y {' '.join(forks)} && pip install --force-reinstall --no-deps "
+    fix += " ".join(f"{name}=={pins[name]}" for name in again if name in pins)
+    return Finding("onedl fork", ", ".join(forks), "absent: it overwrites mmcv, mmdet, mmseg", "wrong", fix)
+
+
+def _judge_present(machine: Machine, name: str, reason: str) -> Finding:
+    found = machine.distributions.get(name)
+    return Finding(name, found or "missing", reason, "ok" if found else "wrong", "" if found else f"pip install {name}")
+
+
+def _judge_opencv(machine: Machine) -> Finding:
+    here = [name for name in OPENCV if name in machine.distributions]
+    found = ", ".join(f"{name} {machine.distributions[name]}" for name in here) or "missing"
+    if not here:
+        return Finding("opencv", found, "opencv-python", "wrong", "pip install opencv-python")
+    if len(here) > 1:
+        fix = f"pip uninstall -y {' '.join(here)} && pip install opencv-python"
+        return Finding("opencv", found, "one flavour: they overwrite each other", "wrong", fix)
+    return Finding("opencv", found, "one flavour", "ok")
+
+
+def _judge_others(machine: Machine) -> Finding:
+    missing = [name for name in OTHERS if name not in machine.distributions]
+    if missing:
+        found = "missing: " + ", ".join(missing)
+        return Finding("other packages", found, f"{len(OTHERS)} packages", "wrong", f"pip install {' '.join(missing)}")
+    return Finding("other packages", f"all {len(OTHERS)} are here", f"{len(OTHERS)} packages", "ok")
+
+
+def _judge_drawing(machine: Machine) -> Finding:
+    backend = machine.environ.get("MPLBACKEND", "") or "chosen by the notebook or the terminal"
+    return Finding("matplotlib", f"backend: {backend}", "any: nothing here opens a window", "ok")
+
+
+def _new_environment() -> str:
+    low, high = PYTHON_RANGE
+    version = f"{low[0]}.{low[1] + 1}"
+    return f"python{version} -m venv .venv, or conda env create -f environment.yml"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def _loaded_version(name: str) -> str | None:
+    module = sys.modules.get(name)
+    return None if module is None else str(getattr(module, "__version__", ""))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def _probe_torch() -> str:
+    try:
+        torch = importlib.import_module("torch")
+    except (ImportError, OSError) as error:
+        return _first_line(error)
+    if torch.cuda.is_available():
+        return f"device: CUDA, {torch.cuda.get_device_name(0)}"
+    if torch.backends.mps.is_available():
+        return "device: MPS"
+    return f"device: CPU, {torch.get_num_threads()} threads"
+
+
+def _probe_extension() -> str:
+    if mmcv_ops.is_stand_in():
+        return "absent"
+    try:
+        importlib.import_module("torch")
+        importlib.import_module(mmcv_ops.EXTENSION)
+    except (ImportError, OSError, AttributeError) as error:
+        return _first_line(error)
+    return "compiled"
+
+
+def _probe_fast_op() -> str:
+    try:
+        importlib.import_module("torch_ms_deform_attn")
+    except (ImportError, OSError) as error:
+        return _first_line(error)
+    return "loads"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

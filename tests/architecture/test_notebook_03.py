@@ -1,0 +1,160 @@
+"""The versions built by hand in notebook 03, loaded from the notebook itself, against mmdet, mmcv, mmseg and torch."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from pathlib import Path
+from types import ModuleType
+
+import nbformat
+import pytest
+import torch
+import torch.nn.functional as F
+from IPython.core.inputtransformer2 import TransformerManager
+from mmcv.ops import point_sample
+from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+from mmdet.models.losses import DiceLoss
+from mmdet.models.task_modules import ClassificationCost, CrossEntropyLossCost, DiceCost, HungarianAssigner
+from mmdet.models.utils import get_uncertain_point_coords_with_randomness
+from mmengine.structures import InstanceData
+from mmseg.models.decode_heads import Mask2FormerHead
+
+from m2f_helpers.install.mmcv_ops import pytorch_attention
+from tests.conftest import NOTEBOOKS
+
+PATH = NOTEBOOKS / "03_architecture.ipynb"
+KEEP = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+SEEDS = pytest.mark.parametrize("seed", range(4))
+WITHIN = {"atol": 1e-5, "rtol": 0}
+
+
+@pytest.fixture(scope="module")
+def hand() -> ModuleType:
+    """Imports, functions and classes of the notebook; nothing else of it runs."""
+    module = ModuleType("hand")
+    cells = [cell.source for cell in nbformat.read(PATH, as_version=4).cells if cell.cell_type == "code"]
+    trees = [ast.parse(TransformerManager().transform_cell(source)) for source in cells]
+    body = [node for tree in trees for node in tree.body if isinstance(node, KEEP)]
+    exec(compile(ast.Module(body, type_ignores=[]), str(PATH), "exec"), module.__dict__)
+    return module
+
+
+def test_apart_is_the_largest_difference(hand):
+    assert hand.apart(torch.tensor([1.0, 5.0]), torch.tensor([1.5, 3.0])) == 2.0
+
+
+def test_reading_between_cells(hand):
+    grid = torch.tensor([[[0.0], [1.0]], [[2.0], [3.0]]])
+    assert hand.read_between(grid, 0.5, 0.5).item() == 1.5
+    assert hand.read_between(grid, 1.0, 0.0).item() == 1.0
+    assert hand.read_between(grid, 1.5, 0.0).item() == 0.5  # half outside
+    assert hand.read_between(grid, 5.0, 5.0).item() == 0.0
+
+
+@SEEDS
+def test_point_sampling(hand, seed):
+    torch.manual_seed(seed)
+    grid, points = torch.randn(1, 3, 7, 5), torch.rand(1, 30, 2)
+    ours = [hand.read_between(grid[0].permute(1, 2, 0), x * 5 - 0.5, y * 7 - 0.5) for x, y in points[0].tolist()]
+    assert torch.allclose(torch.stack(ours, -1), point_sample(grid, points)[0], **WITHIN)
+
+
+@SEEDS
+def test_deformable_attention(hand, seed):
+    torch.manual_seed(seed)
+    sizes = torch.tensor([[2, 3], [5, 4], [8, 8]])
+    levels = [torch.randn(height, width, 16) for height, width in sizes.tolist()]
+    places, weights = torch.rand(3, 4, 2) * 1.6 - 0.3, torch.rand(12).softmax(0).view(3, 4)
+    tokens = torch.cat([grid.flatten(0, 1) for grid in levels])[None, :, None]
+    with pytorch_attention():
+        args = tokens, sizes, places[None, None, None], weights[None, None, None]
+        theirs = multi_scale_deformable_attn_pytorch(*args)[0, 0]
+    assert torch.allclose(hand.look_around_loop(levels, places, weights), theirs, **WITHIN)
+    assert torch.allclose(hand.look_around(levels, places, weights), theirs, **WITHIN)
+
+
+@SEEDS
+def test_masked_attention(hand, seed):
+    torch.manual_seed(seed)
+    attention = torch.nn.MultiheadAttention(32, 4)
+    query, key, blocked = torch.randn(6, 32), torch.randn(11, 32), torch.rand(6, 11) > 0.4
+    blocked[2] = True
+    opened = blocked & (blocked.sum(-1) != blocked.shape[-1]).unsqueeze(-1)
+    theirs = attention(query, key, key, attn_mask=opened)[0]
+    assert torch.allclose(hand.attend_like_layer(attention, query, key, blocked), theirs, **WITHIN)
+    one = F.scaled_dot_product_attention(query, key, key, attn_mask=~opened)
+    for attend in (hand.masked_attention_loop, hand.masked_attention):
+        assert torch.allclose(attend(query, key, key, blocked), one, **WITHIN)
+    nowhere = attention(query, key, key, attn_mask=blocked)[0]
+    assert nowhere[2].isnan().all() and not nowhere[[0, 1, 3, 4, 5]].isnan().any()
+
+
+@SEEDS
+def test_matching(hand, seed):
+    torch.manual_seed(seed)
+    labels, masks = torch.tensor([3, 7, 140]), (torch.rand(3, 60) > 0.5).float()
+    class_logits, mask_logits = 3 * torch.randn(5, 151), 3 * torch.randn(5, 60)
+    parts = [ClassificationCost(2.0), CrossEntropyLossCost(weight=5.0), DiceCost(weight=5.0, pred_act=True, eps=1.0)]
+    pairs = InstanceData(scores=class_logits, masks=mask_logits), InstanceData(labels=labels, masks=masks)
+    theirs = torch.stack([part(*pairs) for part in parts])
+    for build in (hand.pair_costs, hand.pair_costs_loop):
+        assert torch.allclose(build(class_logits, mask_logits, labels, masks), theirs, **WITHIN)
+    assigner = HungarianAssigner(
+        [
+            dict(type="ClassificationCost", weight=2.0),
+            dict(type="CrossEntropyLossCost", weight=5.0),
+            dict(type="DiceCost", weight=5.0, pred_act=True, eps=1.0),
+        ]
+    )
+    found = assigner.assign(*pairs).gt_inds
+    rows = hand.cheapest_assignment(theirs.sum(0))
+    assert [int(found[row]) for row in rows] == [1, 2, 3]
+
+
+def test_cheapest_assignment_is_not_greedy(hand):
+    cost = torch.tensor([[1.0, 2.0], [1.1, 9.0], [9.0, 9.0]])
+    assert hand.cheapest_assignment(cost) == (1, 0)
+
+
+@SEEDS
+def test_dice(hand, seed):
+    torch.manual_seed(seed)
+    logits, targets = 4 * torch.randn(3, 50), (torch.rand(3, 50) > 0.7).float()
+    theirs = DiceLoss(naive_dice=True, eps=1.0, loss_weight=5.0)(logits, targets)
+    assert torch.allclose(5 * hand.dice_loss(logits, targets), theirs, **WITHIN)
+
+
+def test_dice_of_a_literal_example(hand):
+    logits, target = torch.tensor([[20.0, 20.0, -20.0, -20.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    assert hand.dice_loss(logits, target).item() == pytest.approx(1 - (2 * 1 + 1) / (2 + 1 + 1))
+
+
+@SEEDS
+def test_unsure_points(hand, seed):
+    masks = torch.randn(3, 9, 7, generator=torch.Generator().manual_seed(seed))
+    torch.manual_seed(seed)
+    ours = hand.unsure_points(masks, 40)
+    torch.manual_seed(seed)
+    theirs = get_uncertain_point_coords_with_randomness(masks[:, None], None, 40, 3.0, 0.75)
+    assert ours.shape == theirs.shape == (3, 40, 2)
+    assert torch.allclose(ours, theirs, **WITHIN)
+
+
+@SEEDS
+def test_class_scores(hand, seed):
+    torch.manual_seed(seed)
+    class_logits, mask_logits = torch.randn(7, 12), 3 * torch.randn(7, 5, 6)
+    stand_in = type("Fixed", (), {"__call__": lambda self, x, samples: ([class_logits[None]], [mask_logits[None]])})()
+    theirs = Mask2FormerHead.predict(stand_in, None, [{"img_shape": (5, 6)}], None)[0]
+    assert torch.allclose(hand.class_scores_loop(class_logits, mask_logits), theirs, **WITHIN)
+
+
+def test_every_function_of_the_notebook_is_tested_here(hand):
+    tree = itertools.chain.from_iterable(
+        ast.parse(cell.source).body for cell in nbformat.read(PATH, as_version=4).cells if cell.cell_type == "code"
+    )
+    source = Path(__file__).read_text(encoding="utf-8")
+    defined = {node.name for node in tree if isinstance(node, ast.FunctionDef)}
+    used = {name for name in defined if f"hand.{name}" in source}
+    assert defined == used

@@ -1,0 +1,336 @@
+import hashlib
+import itertools
+import stat
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from m2f_helpers import cli
+from m2f_helpers.data import download
+from m2f_helpers.data.download import class_counts, get_ade20k
+from m2f_helpers.data.layout import FOLDER, data_root, list_pairs
+from m2f_helpers.data.scenes import dataset
+
+COUNTS = {"training": 30, "validation": 6}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return dataset.make_scenes(tmp_path_factory.mktemp("ade") / FOLDER, 30, 6, size=[96, 96])
+
+
+@pytest.fixture(scope="module")
+def archive(data, tmp_path_factory):
+    """A small archive of the same layout as the real one."""
+    path = tmp_path_factory.mktemp("zip") / "small.zip"
+    with zipfile.ZipFile(path, "w") as opened:
+        for file in sorted(data.rglob("*.jpg")) + sorted(data.rglob("*.png")):
+            opened.write(file, f"{FOLDER}/{file.relative_to(data)}")
+        opened.writestr(f"{FOLDER}/objectInfo150.txt", "Idx\tRatio\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def sha256(archive):
+    return hashlib.sha256(archive.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def server(archive):
+    """A host that misbehaves as its list says, one entry per request; afterwards it delivers."""
+    host = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    host.content, host.behaviours, host.requests = archive.read_bytes(), [], []
+    threading.Thread(target=host.serve_forever, daemon=True).start()
+    host.url = f"http://127.0.0.1:{host.server_port}/small.zip"
+    yield host
+    host.shutdown()
+    host.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        host = self.server
+        asked = self.headers.get("Range")
+        host.requests.append(asked)
+        behaviour = host.behaviours.pop(0) if host.behaviours else "deliver"
+        content, start = host.content, 0
+        if behaviour == "404":
+            return self.send_error(404)
+        if behaviour == "503":
+            return self.send_error(503)
+        if behaviour == "wrong bytes":
+            content = b"<html>moved</html>" * 50
+        if asked and behaviour != "ignore range":
+            start = int(asked[6:-1])
+            if start >= len(content):
+                return self.send_error(416)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        part = content[start:]
+        if behaviour in ("drop", "truncate"):
+            part = part[: len(part) // (2 if behaviour == "truncate" else 4)]
+        self.wfile.write(part)
+        if part is not content[start:] and len(part) < len(content) - start:
+            self.connection.close()
+
+    def log_message(self, *_):
+        pass
+
+
+def get(root, server, sha256, **options):
+    return get_ade20k(root, urls=[server.url], sha256=sha256, counts=COUNTS, **options)
+
+
+def names(root, split="training"):
+    return [pair.name for pair in list_pairs(root, split)]
+
+
+# --- Download ------------------------------------------------------------------------------------------------------
+
+
+def test_download_check_and_unpack(tmp_path, server, sha256, data):
+    root = get(tmp_path, server, sha256)
+    assert root == tmp_path / FOLDER
+    assert [names(root, split) for split in COUNTS] == [names(data, split) for split in COUNTS]
+    for split in COUNTS:
+        for ours, theirs in zip(list_pairs(root, split), list_pairs(data, split), strict=True):
+            assert ours.image.read_bytes() == theirs.image.read_bytes()
+            assert ours.label.read_bytes() == theirs.label.read_bytes()
+    assert (root / "objectInfo150.txt").is_file()
+    assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".*"))
+
+
+def test_a_second_call_asks_for_nothing(tmp_path, server, sha256):
+    get(tmp_path, server, sha256)
+    before = len(server.requests)
+    get(tmp_path, server, sha256)
+    assert len(server.requests) == before == 1
+
+
+def test_broken_download_goes_on_where_it_broke(tmp_path, server, sha256):
+    server.behaviours = ["truncate", "drop"]
+    get(tmp_path, server, sha256)
+    size = len(server.content)
+    assert server.requests == [None, f"bytes={size // 2}-", f"bytes={size // 2 + (size - size // 2) // 4}-"]
+
+
+def test_download_goes_on_in_a_later_call(tmp_path, server, sha256):
+    server.behaviours = ["truncate", "503"]
+    with pytest.raises(FileNotFoundError, match="the server says 503"):
+        get(tmp_path, server, sha256)
+    assert (tmp_path / f"{FOLDER}.zip.part").stat().st_size == len(server.content) // 2
+    get(tmp_path, server, sha256)
+    assert server.requests[-1] == f"bytes={len(server.content) // 2}-"
+
+
+def test_server_without_range_starts_again(tmp_path, server, sha256):
+    server.behaviours = ["truncate", "ignore range"]
+    root = get(tmp_path, server, sha256)
+    assert len(names(root)) == 30
+
+
+def test_host_that_always_breaks_is_given_up(tmp_path, server, sha256):
+    server.behaviours = ["drop"] * 50
+    with pytest.raises(FileNotFoundError, match=r"the connection broke after \d+ of \d+ bytes"):
+        get(tmp_path, server, sha256, retries=2)
+    assert len(server.requests) == 3
+
+
+def test_404_names_the_ways_out(tmp_path, server, sha256):
+    server.behaviours = ["404"]
+    with pytest.raises(FileNotFoundError) as caught:
+        get(tmp_path, server, sha256)
+    text = str(caught.value)
+    assert "the server says 404" in text and "down for weeks" in text
+    assert "M2F_ADE20K_MIRRORS" in text and "M2F_ADE20K_ARCHIVE" in text and "demo profile needs no download" in text
+    assert "\n" not in text
+
+
+def test_wrong_bytes_are_refused_and_not_kept(tmp_path, server, sha256):
+    server.behaviours = ["wrong bytes"]
+    with pytest.raises(FileNotFoundError, match="wrong bytes"):
+        get(tmp_path, server, sha256)
+    assert not list(tmp_path.iterdir())
+    assert len(names(get(tmp_path, server, sha256))) == 30
+
+
+def test_next_mirror_after_a_bad_one(tmp_path, server, sha256, monkeypatch):
+    server.behaviours = ["404", "wrong bytes"]
+    monkeypatch.setenv("M2F_ADE20K_MIRRORS", f"{server.url}?1, {server.url}?2,{server.url}?3")
+    monkeypatch.setattr(download, "URL", "http://127.0.0.1:9/never-reached.zip")
+    get_ade20k(tmp_path, sha256=sha256, counts=COUNTS)
+    assert len(server.requests) == 3
+
+
+def test_no_host_at_all(tmp_path, sha256):
+    with pytest.raises(FileNotFoundError, match="no connection .*demo profile"):
+        get_ade20k(tmp_path, urls=["http://127.0.0.1:9/x.zip"], sha256=sha256, counts=COUNTS)
+
+
+# --- Archive -------------------------------------------------------------------------------------------------------
+
+
+def test_local_archive_by_argument_variable_and_command(tmp_path, archive, sha256, monkeypatch):
+    assert len(names(get_ade20k(tmp_path / "a", archive=archive, sha256=sha256, counts=COUNTS))) == 30
+    monkeypatch.setenv("M2F_ADE20K_ARCHIVE", str(archive))
+    assert len(names(get_ade20k(tmp_path / "b", sha256=sha256, counts=COUNTS))) == 30
+    result = CliRunner().invoke(cli.main, ["ade20k", str(tmp_path / "c"), "--archive", str(archive)])
+    assert result.exit_code == 1
+    assert "is not the archive expected: it differs in its checksum" in result.output
+
+
+def test_truncated_local_archive(tmp_path, archive):
+    short = tmp_path / "short.zip"
+    short.write_bytes(archive.read_bytes()[:-500])
+    with pytest.raises(ValueError, match="is no complete zip file .* of 967382037 bytes"):
+        get_ade20k(tmp_path / "d", archive=short)
+    with pytest.raises(FileNotFoundError, match="nowhere.zip does not exist"):
+        get_ade20k(tmp_path / "d", archive=tmp_path / "nowhere.zip")
+
+
+def test_archive_damaged_inside_leaves_nothing_behind(tmp_path, archive):
+    data = bytearray(archive.read_bytes())
+    data[len(data) // 3] ^= 255
+    damaged = tmp_path / "damaged.zip"
+    damaged.write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged .*delete it and download it again"):
+        get_ade20k(tmp_path / "d", archive=damaged, sha256=None, counts=COUNTS)
+    assert not list((tmp_path / "d").iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.txt", "/evil.txt", f"{FOLDER}/../../evil.txt", "..\\evil.txt", "C:/evil.txt"]
+)
+def test_names_that_leave_the_folder_are_refused(tmp_path, archive, name):
+    with zipfile.ZipFile(_copy(archive, tmp_path), "a") as opened:
+        opened.writestr(name, "x")
+    with pytest.raises(ValueError, match="is not safe to unpack: .*evil"):
+        get_ade20k(tmp_path / "d", archive=tmp_path / "copy.zip", sha256=None, counts=COUNTS)
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_links_are_refused(tmp_path, archive):
+    link = zipfile.ZipInfo(f"{FOLDER}/link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(_copy(archive, tmp_path), "a") as opened:
+        opened.writestr(link, "/etc")
+    with pytest.raises(ValueError, match="is not safe to unpack"):
+        get_ade20k(tmp_path / "d", archive=tmp_path / "copy.zip", sha256=None, counts=COUNTS)
+
+
+def _copy(archive, folder):
+    (folder / "copy.zip").write_bytes(archive.read_bytes())
+    return folder / "copy.zip"
+
+
+def test_counts_are_checked(tmp_path, archive):
+    with pytest.raises(ValueError, match="expected 20210 training pairs, got 30"):
+        get_ade20k(tmp_path, archive=archive, sha256=None)
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path, archive, sha256):
+    leftover = tmp_path / f".{FOLDER}.999999999.part" / "images"
+    leftover.mkdir(parents=True)
+    get_ade20k(tmp_path, archive=archive, sha256=sha256, counts=COUNTS)
+    assert not leftover.parent.exists()
+
+
+# --- Subset --------------------------------------------------------------------------------------------------------
+
+
+def test_subset_shows_as_many_classes_as_possible(tmp_path, archive, sha256, data):
+    root = get_ade20k(tmp_path, [2, 1], archive=archive, sha256=sha256, counts=COUNTS)
+    assert root.name == f"{FOLDER}_subset_2_1"
+    assert [len(names(root, split)) for split in COUNTS] == [2, 1]
+    ids = [set(cv2.imread(str(pair.label), -1).ravel()) for pair in list_pairs(data, "training")]
+    unions = [len(a | b) for a, b in itertools.combinations(ids, 2)]
+    got = len(class_counts(root, "training"))
+    assert got >= max(unions) - 1
+    assert got > np.percentile(unions, 95)
+
+
+def test_subset_is_deterministic(tmp_path, archive, sha256):
+    roots = [get_ade20k(tmp_path / n, 5, archive=archive, sha256=sha256, counts=COUNTS) for n in "ab"]
+    assert names(roots[0]) == names(roots[1])
+    assert [len(names(roots[0], split)) for split in COUNTS] == [5, 1]
+
+
+@pytest.mark.parametrize("subset", [0, [3], [3, 0]])
+def test_impossible_subsets(tmp_path, subset):
+    with pytest.raises(ValueError, match="subset must be"):
+        get_ade20k(tmp_path, subset)
+
+
+def test_subset_larger_than_the_archive(tmp_path, archive, sha256):
+    with pytest.raises(ValueError, match="asks for 31 training pairs, the archive has 30"):
+        get_ade20k(tmp_path, 31, archive=archive, sha256=sha256, counts=COUNTS)
+
+
+# --- Layout --------------------------------------------------------------------------------------------------------
+
+
+def folders(root, *names):
+    for name in names:
+        (root / name).mkdir(parents=True)
+    return root
+
+
+def message(path):
+    with pytest.raises(FileNotFoundError) as caught:
+        data_root(path)
+    return str(caught.value)
+
+
+def test_root_one_level_too_high_or_too_low(data):
+    assert data_root(data) == data
+    assert message(data.parent).endswith(f"is one level too high: pass {data}")
+    for low in ("images", "images/training", "annotations/validation"):
+        assert message(data / low).endswith(f"lies inside a data set: pass {data}")
+
+
+@pytest.mark.parametrize("edition", ["ADE20K_2016_07_26", "ADE20K_2021_17_01"])
+def test_full_editions_are_recognised(tmp_path, edition):
+    root = folders(tmp_path / edition, "images/training", "images/validation")
+    for path in (root, tmp_path):
+        assert f"is the full edition {edition}" in message(path)
+        assert "need ADEChallengeData2016" in message(path)
+
+
+def test_renamed_full_editions_are_recognised_by_their_files(tmp_path):
+    new = folders(tmp_path / "new", "images/ADE/training")
+    old = folders(tmp_path / "old", "images/training")
+    (old / "index_ade20k.mat").touch()
+    assert "ADE20K_2021_17_01" in message(new)
+    assert "ADE20K_2016_07_26" in message(old)
+
+
+def test_archive_that_is_not_unpacked(tmp_path, archive):
+    assert "is not unpacked yet: `m2f ade20k DIR --archive" in message(archive)
+    assert "is not unpacked yet" in message(archive.parent)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as opened:
+        opened.writestr("ADE20K_2021_17_01/index_ade20k.pkl", "x")
+    assert "is the full edition ADE20K_2021_17_01" in message(tmp_path / "x.zip")
+    with pytest.raises(ValueError, match="is the full edition ADE20K_2021_17_01"):
+        get_ade20k(tmp_path / "d", archive=tmp_path / "x.zip")
+
+
+def test_other_folders(tmp_path):
+    assert "does not exist" in message(tmp_path / "nowhere") and "demo profile" in message(tmp_path / "nowhere")
+    assert "found nothing" in message(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert "expected a folder with images/training and annotations/training, found photos" in message(tmp_path)
+
+
+def test_list_pairs_of_the_real_sample(ade20k_sample):
+    (pair,) = list_pairs(ade20k_sample, "training")
+    assert pair.name == "ADE_val_00000001"
+    assert pair.image.suffix == ".jpg" and pair.label.suffix == ".png"
+    assert list(class_counts(ade20k_sample, "training")) == [0, 1, 2, 3, 5, 7, 10, 18]
+    with pytest.raises(ValueError, match="split must be one of .*got 'test'"):
+        list_pairs(ade20k_sample, "test")

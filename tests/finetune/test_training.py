@@ -1,0 +1,294 @@
+"""Training on a tiny scale: what it writes, that it repeats, stops, goes on and says what went wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from mmengine.config import Config
+from mmseg.apis import inference_model, init_model
+
+from m2f_helpers import checkpoints, config
+from m2f_helpers.cli import main
+from m2f_helpers.data.scenes.dataset import make_scenes
+from m2f_helpers.finetune import training
+from m2f_helpers.install.devices import choose_device
+from tests.conftest import ROOT
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_scenes(tmp_path_factory.mktemp("training") / "data", 6, 2, "day", size=[96, 96])
+
+
+@pytest.fixture(scope="module")
+def tiny(data):
+    """The demo model on crops of 64 pixels, two at a time: a step takes a tenth of a second."""
+    edited = config.finetune_edits("demo", data, None, iterations=STEPS, crop_size=[64, 64])
+    return config.set_batch(config.set_test_size(edited, [64, 256]), 2)
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    return training.train(tiny, tmp_path_factory.mktemp("run"), seed=3, device="cpu", progress=False)
+
+
+def every_step(edited, interval=1):
+    cfg = copy.deepcopy(edited.cfg)
+    cfg.default_hooks.checkpoint.interval = interval
+    return cfg
+
+
+def at_step(monkeypatch, step, action):
+    """Do something just before a step (counted from 0) of the next run."""
+    regular = training._Hooks.before_train_iter
+
+    def before(self, runner, batch_idx, data_batch=None):
+        regular(self, runner, batch_idx, data_batch)
+        if batch_idx == step:
+            action(runner)
+
+    monkeypatch.setattr(training._Hooks, "before_train_iter", before)
+
+
+# --- what a run leaves -------------------------------------------------------------------------------------------
+
+
+def test_history_has_a_row_per_step(run):
+    history = run.history
+    assert list(history["step"]) == list(range(1, STEPS + 1))
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    parts = history["loss_cls"] + history["loss_mask"] + history["loss_dice"]
+    assert parts.to_numpy() == pytest.approx(history["loss"].to_numpy(), rel=1e-4)
+    assert history["mIoU"].isna().sum() == STEPS - 1 and 0 <= run.miou <= 1
+    pd.testing.assert_frame_equal(training.read_history(run.checkpoint.parent), history, check_dtype=False)
+
+
+def test_learning_rate_starts_high_and_ends_at_zero_with_the_last_step(run):
+    lr = list(run.history["lr"])
+    assert lr[0] == pytest.approx(1e-3, rel=0.01) and lr[-1] == 0 and lr == sorted(lr, reverse=True)
+
+
+def test_checkpoint_is_plain_and_mmseg_loads_it(run, data):
+    assert run.checkpoint.name == f"iter_{STEPS}.pth"
+    for path in run.checkpoint.parent.glob("*.pth"):
+        assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
+    model = init_model(str(run.config), str(run.checkpoint), device="cpu")
+    picture = str(sorted((data / "images" / "validation").iterdir())[0])
+    assert inference_model(model, picture).pred_sem_seg.data.shape == (1, 96, 96)
+    assert model.dataset_meta["classes"][0] == "wall"
+
+
+def test_config_that_is_left_is_plain_mmseg(run):
+    cfg = Config.fromfile(str(run.config))
+    assert cfg.train_cfg.max_iters == STEPS and "m2f" not in str(cfg.get("custom_hooks", "")).lower()
+    assert cfg.default_hooks.checkpoint.type == "CheckpointHook"
+
+
+def test_the_librarys_lines_go_to_the_log(tiny, tmp_path, capfd):
+    result = training.train(config.set_schedule(tiny, 1), tmp_path, device="cpu", progress=True)
+    seen = capfd.readouterr()
+    assert seen.out == ""
+    assert [line for line in seen.err.replace("\r", "\n").splitlines() if line and "training:" not in line] == []
+    assert "loss=" in seen.err and "lr=" in seen.err
+    assert "Iter(train)" in result.log.read_text() and "mIoU" in result.log.read_text()
+
+
+def test_a_new_run_replaces_the_old_one_in_its_folder(tiny, tmp_path):
+    training.train(config.set_schedule(tiny, 2), tmp_path, device="cpu", progress=False)
+    result = training.train(config.set_schedule(tiny, 1), tmp_path, device="cpu", progress=False)
+    assert result.checkpoint.name == "iter_1.pth" and len(result.history) == 1
+
+
+def test_same_seed_same_losses(tiny, run, tmp_path):
+    again = training.train(tiny, tmp_path / "a", seed=3, device="cpu", progress=False)
+    assert list(again.history["loss"]) == list(run.history["loss"])
+    other = training.train(config.set_schedule(tiny, 1), tmp_path / "b", seed=4, device="cpu", progress=False)
+    assert other.history["loss"][0] != run.history["loss"][0]
+
+
+def test_start_weights_are_loaded_and_said(tiny, run, tmp_path):
+    edited = config.set_weights(config.set_schedule(tiny, 1), run.checkpoint)
+    result = training.train(edited, tmp_path, device="cpu", progress=False)
+    assert result.loaded == "loaded 246 of 246 tensors"
+    assert result.history["loss"][0] < 0.9 * run.history["loss"][0]
+
+
+def test_own_classes_in_three_lines(data, run, tmp_path):
+    """Ids on disk as they are drawn (0..150), names of one's own; only the class layer and its loss weights are new."""
+    edited = config.set_data(config.base_config("demo"), data)
+    edited = config.set_classes(edited, [f"class {i}" for i in range(151)])
+    edited = config.set_batch(config.set_crop(config.set_schedule(edited, 1), [64, 64]), 2)
+    result = training.train(config.set_weights(edited, run.checkpoint), tmp_path, device="cpu", progress=False)
+    assert result.loaded.startswith(
+        "loaded 244 of 246 tensors; not loaded: decode_head.cls_embed.weight 151x64 -> 152x64"
+    )
+    meta = torch.load(result.checkpoint, weights_only=True)["meta"]["dataset_meta"]
+    assert meta["classes"][150] == "class 150" and len(meta["palette"]) == 151
+
+
+# --- stop, go on -------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_saves_and_resume_continues_on_the_same_schedule(tiny, run, tmp_path, monkeypatch, capfd):
+    before = signal.getsignal(signal.SIGINT)  # ignored where the tests run as a background job
+    with monkeypatch.context() as patch:
+        at_step(patch, 2, lambda runner: os.kill(os.getpid(), signal.SIGINT))
+        stopped = training.train(tiny, tmp_path, seed=3, device="cpu", progress=False)
+    assert stopped.interrupted and stopped.checkpoint.name == "iter_3.pth" and len(stopped.history) == 3
+    assert "stopped after step 3; go on with resume=True (m2f train --resume)" in "".join(capfd.readouterr())
+    assert signal.getsignal(signal.SIGINT) is before
+    resumed = training.train(tiny, tmp_path, seed=3, device="cpu", resume=True, progress=False)
+    assert not resumed.interrupted and resumed.checkpoint.name == f"iter_{STEPS}.pth"
+    assert list(resumed.history["step"]) == list(run.history["step"])
+    assert list(resumed.history["lr"]) == pytest.approx(list(run.history["lr"]))
+    assert list(resumed.history["loss"][:3]) == pytest.approx(list(run.history["loss"][:3]))
+
+
+def test_second_ctrl_c_stops_at_once(tiny, tmp_path, monkeypatch):
+    def twice(runner):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    at_step(monkeypatch, 1, twice)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(tiny, tmp_path, device="cpu", progress=False)
+
+
+def test_nothing_to_resume_is_one_sentence(tiny, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint iter_.*start without resume"):
+        training.train(tiny, tmp_path, device="cpu", resume=True, progress=False)
+
+
+def test_a_half_written_checkpoint_is_never_taken(tmp_path):
+    for name in ("iter_9.pth", "iter_10.pth", "iter_11.pth.part", "best_mIoU_iter_12.pth"):
+        (tmp_path / name).write_bytes(b"")
+    assert checkpoints.newest_checkpoint(tmp_path).name == "iter_10.pth"
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments_it_resumes_every_time(data, tmp_path):
+    command = [sys.executable, "-W", "ignore", "-m", "tests.killing", str(data), str(tmp_path), "10", "5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert len(report["kills"]) == 10 and report["last"] == 0
+    steps = [kill["step"] for kill in report["kills"]]
+    assert steps == sorted(steps) and steps[-1] > 0, report  # a kill never costs a step that was saved
+    assert all(kill["readable"] is not False for kill in report["kills"])
+    assert sum(kill["status"] == -signal.SIGKILL for kill in report["kills"]) >= 5, report
+    history = training.read_history(tmp_path)
+    assert list(history["step"]) == list(range(1, 31)) and history["lr"].iloc[-1] == 0
+
+
+# --- what goes wrong ---------------------------------------------------------------------------------------------
+
+
+def test_nan_stops_with_causes_and_the_last_good_checkpoint(tiny, tmp_path, monkeypatch):
+    def poison(runner):
+        next(runner.model.decode_head.parameters()).data.fill_(math.nan)
+
+    at_step(monkeypatch, 3, poison)
+    with pytest.raises(training.TrainingDiverged) as caught:
+        training.train(every_step(tiny), tmp_path, device="cpu", progress=False)
+    text = str(caught.value)
+    for part in ("at step 4", "learning rate (now 0.000", "mixed precision (off)", "expected 0..255", "iter_3.pth"):
+        assert part in text, text
+    assert "\n" not in text
+    newest = checkpoints.newest_checkpoint(tmp_path)
+    assert newest.name == "iter_3.pth"
+    state = checkpoints.read_checkpoint(newest)["state_dict"]
+    assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tiny, tmp_path, monkeypatch):
+    regular = training._Hooks.after_train_iter
+
+    def after(self, runner, batch_idx, data_batch=None, outputs=None):
+        regular(self, runner, batch_idx, data_batch, outputs)
+        if batch_idx == 1:
+            next(runner.model.parameters()).data.fill_(math.inf)
+
+    monkeypatch.setattr(training._Hooks, "after_train_iter", after)
+    with pytest.raises(training.TrainingDiverged, match="weights backbone.* are no longer numbers.*iter_1.pth"):
+        training.train(every_step(tiny), tmp_path, device="cpu", progress=False)
+
+
+def test_a_silent_edit_is_refused_with_the_edit_that_works(tiny, tmp_path):
+    cfg = copy.deepcopy(tiny.cfg)
+    cfg.optimizer = dict(type="SGD", lr=1.0)
+    with pytest.raises(ValueError, match="cfg.optimizer = .* has no effect, nothing reads it; use set_batch"):
+        training.train(cfg, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_device_is_chosen_and_can_be_overridden(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device() == "cpu"
+    with pytest.raises(ValueError, match="expected a device out of cpu, got 'cuda'"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device() == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device() == "cuda" and choose_device("cpu") == "cpu"
+
+
+# --- command line, several processes, the real model -------------------------------------------------------------
+
+
+def test_command_trains_and_resumes(data, tmp_path):
+    words = ["train", "--data", str(data), "--out", str(tmp_path), "--weights", "random", "--crop", "64", "64"]
+    words += ["--device", "cpu", "--iterations", "1"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip().endswith("iter_1.pth") and "mIoU 0." in done.stdout
+    done = CliRunner().invoke(main, [*words, "--resume"])
+    assert done.exit_code == 0, done.output
+    assert CliRunner().invoke(main, [*words, "--profile", "huge"]).exit_code == 1
+
+
+@pytest.mark.slow
+def test_torchrun_on_two_processes(data, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    words = ["tests.two_ranks", str(tmp_path), "train", "--data", str(data), "--out", str(tmp_path / "run")]
+    words += ["--weights", "random", "--crop", "64", "64", "--iterations", "3", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launch + words, cwd=ROOT, capture_output=True, text=True, timeout=400, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, other = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    saved = checkpoints.read_checkpoint(tmp_path / "run" / "iter_3.pth")["state_dict"]
+    assert all(torch.equal(saved[name], value) for name, value in one.items())
+    assert len(list((tmp_path / "run").glob("iter_*.pth"))) == 1
+    assert done.stderr.count("training:   0%") == 1, "one bar, on the first rank"
+    assert done.stdout.count("mIoU 0.") == 1
+
+
+@pytest.mark.slow
+def test_the_real_model_on_real_pictures_offline(ade20k_sample, tmp_path, monkeypatch):
+    """R50 as published, random weights, two steps; what is left is loaded by plain mmseg with plain torch."""
+    import socket
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("no network here")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    options = dict(weights="random", iterations=2, crop_size=[128, 128], device="cpu")
+    result = training.finetune("ade20k", ade20k_sample, tmp_path, **options)
+    assert len(result.history) == 2 and result.history["loss"].notna().all()
+    model = init_model(str(result.config), str(result.checkpoint), device="cpu")
+    assert sum(p.numel() for p in model.parameters()) == 44_041_367
+    for path in tmp_path.glob("*.pth"):
+        path.unlink()  # half a gigabyte each

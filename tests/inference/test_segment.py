@@ -1,0 +1,555 @@
+"""Inference: equal to mmseg's, for every kind of picture, with nothing changed on the way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner
+from PIL import Image
+
+from m2f_helpers.cli import main
+from m2f_helpers.config import base_config, set_data
+from m2f_helpers.images import read_image
+from m2f_helpers.inference import evaluation, models, prediction, upsampling
+from m2f_helpers.inference.segment import class_scores, segment
+from m2f_helpers.palette import ade20k_palette
+from tests.conftest import NOTEBOOKS
+
+
+def lively(model):
+    """Random weights whose predictions differ from pixel to pixel and from query to query.
+
+    The mask features are centred and scaled on one picture, so that masks are half on and half off.
+    """
+    torch.manual_seed(0)
+    head, last = model.decode_head, model.decode_head.pixel_decoder.mask_feature
+    with torch.no_grad():
+        head.query_feat.weight.normal_(0, 3)
+        head.cls_embed.weight.normal_(0, 0.5)
+        seen = []
+        hook = last.register_forward_hook(lambda module, inputs, output: seen.append(output[0].flatten(1)))
+        segment(model, blocks(192, 256, seed=9))
+        hook.remove()
+        scale = 1 / seen[0].std(1).clamp_min(1e-6)
+        last.bias.sub_(seen[0].mean(1)).mul_(scale)
+        last.weight.mul_(scale[:, None, None, None])
+        head.mask_embed[-1].weight.normal_(0, 0.3)
+    return model
+
+
+@pytest.fixture(scope="session")
+def model():
+    torch.manual_seed(0)
+    return lively(models.load(base_config("demo"), None, "cpu"))
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "scene.jpg"
+    Image.fromarray(blocks(301, 402)).save(path, quality=90)
+    return path
+
+
+def blocks(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A colourful picture, `(height, width, 3)` uint8."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def stock(model, image):
+    """The class map and the scores of mmseg's own `inference_model`, on a copy of the config."""
+    import copy
+
+    from mmseg.apis import inference_model
+
+    kept, model.cfg = model.cfg, copy.deepcopy(model.cfg)
+    try:
+        result = inference_model(model, image)
+    finally:
+        model.cfg = kept
+    return result.pred_sem_seg.data[0].numpy(), result.seg_logits.data
+
+
+# ------------------------------------------------------------------------------------------------ agreement with mmseg
+
+
+@pytest.mark.parametrize("size", [(301, 402), (192, 192), (480, 641), (97, 60), (600, 310)])
+def test_equal_to_mmseg_pixel_for_pixel(model, tmp_path, size):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(blocks(*size, seed=size[0])).save(path)
+    expected, scores = stock(model, str(path))
+    result = segment(model, path)
+    assert len(np.unique(expected)) > 3, "the test needs a model that predicts several classes"
+    assert result.label_map.dtype == np.uint8 and result.label_map.shape == size
+    assert (result.label_map == expected).all()
+    best = scores.max(0)[0] / scores.sum(0)
+    assert np.allclose(result.confidence, best.numpy(), atol=1e-5)
+
+
+def test_equal_to_mmseg_on_a_real_picture(model, ade20k_sample):
+    path = ade20k_sample / "images" / "validation" / "ADE_val_00000002.jpg"
+    assert (segment(model, path).label_map == stock(model, str(path))[0]).all()
+
+
+def test_equal_to_mmseg_given_its_bgr_array(model, picture):
+    rgb = read_image(picture)
+    expected, _ = stock(model, np.ascontiguousarray(rgb[..., ::-1]))
+    assert (segment(model, rgb).label_map == expected).all()
+    swapped, _ = stock(model, rgb)
+    assert (swapped != expected).mean() > 0.01, "RGB given to mmseg is accepted and gives something else"
+
+
+def test_path_pil_and_array_agree(model, picture):
+    by_path = segment(model, picture)
+    with Image.open(picture) as opened:
+        by_pil = segment(model, opened)
+    by_array = segment(model, read_image(picture))
+    assert (by_path.label_map == by_pil.label_map).all() and (by_path.label_map == by_array.label_map).all()
+    assert by_path.source == str(picture)
+
+
+def test_an_array_call_does_not_break_path_calls_nor_change_the_config(model, picture):
+    before = model.cfg.pretty_text
+    first = segment(model, picture).label_map
+    segment(model, read_image(picture))
+    assert (segment(model, picture).label_map == first).all()
+    assert model.cfg.pretty_text == before
+
+
+def test_works_on_a_model_whose_config_mmseg_has_broken(model, picture):
+    import copy
+
+    from mmseg.apis import inference_model
+
+    kept, model.cfg = model.cfg, copy.deepcopy(model.cfg)
+    try:
+        inference_model(model, read_image(picture))
+        with pytest.raises(KeyError):
+            inference_model(model, str(picture))  # mmseg's own next path call
+        assert segment(model, picture).label_map.shape == (301, 402)
+    finally:
+        model.cfg = kept
+
+
+# ------------------------------------------------------------------------------------------------- memory: the argmax
+
+
+@pytest.mark.parametrize("size", [(40, 56), (201, 77), (13, 9), (300, 301), (1, 5)])
+@pytest.mark.parametrize("classes", [1, 2, 150])
+def test_upsampled_argmax_is_interpolate_and_argmax(size, classes):
+    scores = torch.rand(1, classes, 24, 31, generator=torch.Generator().manual_seed(size[0])) ** 8
+    expected = F.interpolate(scores, size, mode="bilinear", align_corners=False)
+    winner, best = upsampling.upsampled_argmax(scores, size)
+    assert torch.equal(winner.long(), expected.argmax(1)[0]) and torch.equal(best, expected.max(1)[0][0])
+    for chunk in (1, 5000, 10**9):
+        winner, best = upsampling.upsampled_argmax(scores, size, whole=0, chunk=chunk)
+        assert torch.allclose(best, expected.max(1)[0][0], rtol=1e-5, atol=1e-7)
+        decided = expected[0].gather(0, winner.long()[None])[0]
+        assert torch.allclose(decided, best, rtol=1e-5, atol=1e-7), "the winner's own score is the best one"
+
+
+def test_upsampled_argmax_takes_the_lowest_id_on_a_tie():
+    scores = torch.zeros(1, 5, 4, 4)
+    scores[:, 2] = scores[:, 4] = 0.75
+    winner, _ = upsampling.upsampled_argmax(scores, (9, 9), whole=0, chunk=1)
+    assert (winner == 2).all()
+
+
+def test_upsampled_argmax_finds_a_class_that_wins_only_between_pixels():
+    """Two classes alternate at the pixels; a third, second everywhere, wins half way between them."""
+    scores = torch.zeros(1, 3, 2, 2)
+    scores[0, 0, :, 0], scores[0, 1, :, 1], scores[0, 2] = 1.0, 1.0, 0.7
+    winner, _ = upsampling.upsampled_argmax(scores, (2, 9), whole=0)
+    assert winner[0].tolist()[0] == 0 and winner[0].tolist()[-1] == 1 and winner[0].tolist()[4] == 2
+
+
+def test_classes_that_cannot_win_are_not_interpolated():
+    scores = torch.rand(1, 150, 16, 16) * 0.1
+    scores[0, 7] += 1
+    assert upsampling._possible_winners(scores[0]).tolist() == [7]
+
+
+PEAK = """
+import re, numpy as np
+from pathlib import Path
+from m2f_helpers.quiet import quiet
+quiet()
+from m2f_helpers.config import base_config
+from m2f_helpers.inference import models
+from m2f_helpers.inference.segment import segment
+model = models.load(base_config("demo"), None, "cpu")
+segment(model, np.zeros((300, 400, 3), np.uint8))
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 2**20
+Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+before = peak()
+picture = np.random.default_rng(0).integers(0, 255, (3000, 4000, 3), dtype=np.uint8)
+result = segment(model, picture)
+assert result.label_map.shape == (3000, 4000)
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_twelve_megapixels_stay_under_two_gigabytes():
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert 0.05 < float(done.stdout.split()[-1]) < 2.0
+
+
+# --------------------------------------------------------------------------------------------- what a result says
+
+
+def test_shares_add_up_and_confidence_is_a_mean(model, picture):
+    result = segment(model, picture)
+    table = result.table
+    assert table["share"].sum() == pytest.approx(1)
+    assert table["share"].is_monotonic_decreasing
+    first = table.iloc[0]
+    mask = result.label_map == first["id"]
+    assert first["share"] == pytest.approx(mask.mean()) and first["name"] == ade20k_palette().names[int(first["id"])]
+    assert first["confidence"] == pytest.approx(result.confidence[mask].mean(), rel=1e-5)
+    assert result.confidence.min() >= 0 and result.confidence.max() <= 1
+    assert 0 < result.entropy.mean() < 1
+
+
+def test_the_class_map_by_hand(model, picture):
+    """Softmax without "no object", sigmoid, sum over the queries, argmax: one pixel of the padded input."""
+    result = segment(model, picture)
+    scores = class_scores(result.class_logits[None], result.mask_logits[None], result.geometry.padded)[0]
+    row, column = 100, 150
+    masks = F.interpolate(result.mask_logits[None], result.geometry.padded, mode="bilinear", align_corners=False)[0]
+    by_hand = torch.zeros(150)
+    for classes, mask in zip(result.class_logits, masks[:, row, column], strict=True):
+        exponentials = (classes - classes.max()).exp()
+        by_hand += (exponentials / exponentials.sum())[:150] / (1 + (-mask).exp())
+    assert torch.allclose(scores[:, row, column], by_hand, atol=1e-5)
+
+
+def test_queries_say_who_owns_what(model, picture):
+    result = segment(model, picture)
+    assert len(result.queries) == 20 and len({q.index for q in result.queries}) == 20
+    assert sum(q.share for q in result.queries) == pytest.approx(1)
+    assert all(q.share > 0 for q in result.used_queries) and 1 <= len(result.used_queries) <= 20
+    owner = result.used_queries[0]
+    row, column = (int(v[len(v) // 2]) for v in np.nonzero(result.owner == owner.index))
+    scores = class_scores(result.class_logits[None], result.mask_logits[None], result.geometry.padded)
+    label = int(scores[0, :, row, column].argmax())
+    masks = F.interpolate(result.mask_logits[None], result.geometry.padded, mode="bilinear", align_corners=False)[0]
+    added = result.class_logits.softmax(-1)[:, label] * masks[:, row, column].sigmoid()
+    assert int(added.argmax()) == owner.index
+
+
+def test_a_query_mask_has_the_pictures_size(model, picture):
+    result = segment(model, picture)
+    mask = result.query_mask(3)
+    assert mask.shape == (301, 402) and mask.dtype == np.float32 and 0 <= mask.min() <= mask.max() <= 1
+    with pytest.raises(ValueError, match=r"expected a query 0..19, got 20"):
+        result.query_mask(20)
+    with pytest.raises(ValueError, match=r"layers=True"):
+        result.query_mask(0, layer=1)
+
+
+def test_layers_are_what_the_head_predicted_and_what_each_layer_was_given(model, picture):
+    given = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda m, a, k: given.append(k["cross_attn_mask"]), with_kwargs=True)
+        for layer in model.decode_head.transformer_decoder.layers
+    ]
+    result = segment(model, picture, layers=True)
+    for hook in hooks:
+        hook.remove()
+    assert len(result.layers) == 4 and result.layers[-1].allowed is None  # three decoder layers
+    assert torch.equal(result.layers[-1].mask_logits, result.mask_logits)
+    height, width = result.geometry.padded
+    for layer, (blocked, stride) in enumerate(zip(given, (32, 16, 8), strict=True), start=1):
+        for query in (0, 7, 19):
+            allowed = result.allowed(query, layer)
+            assert allowed.shape == (height // stride, width // stride)
+            assert (allowed.ravel() == ~blocked[0, query].numpy()).all()
+            assert allowed.any(), "a query that may look nowhere is rescued"
+    assert not model.decode_head.transformer_decoder.layers[0]._forward_pre_hooks, "our hooks are gone"
+    with pytest.raises(ValueError, match=r"expected a decoder layer 1..3, got 4"):
+        result.allowed(0, 4)
+
+
+def test_rescued_queries_have_an_empty_mask_and_look_everywhere(model, picture):
+    result = segment(model, picture, layers=True)
+    for layer in result.layers[:-1]:
+        small = F.interpolate(layer.mask_logits[None], layer.allowed.shape[-2:], mode="bilinear", align_corners=False)[
+            0
+        ]
+        empty = (small.sigmoid() < 0.5).flatten(1).all(1)
+        assert torch.equal(layer.rescued, empty)
+        assert layer.allowed[empty].all()
+
+
+def test_a_damaged_model_is_named_not_believed(picture):
+    broken = models.load(base_config("demo"), None, "cpu")
+    with torch.no_grad():
+        broken.decode_head.cls_embed.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"scene\.jpg: the model's scores are not finite"):
+        segment(broken, picture)
+
+
+def solutions() -> dict[str, str]:
+    """The code of the folded solutions of notebook 05, by number."""
+    import re
+
+    import nbformat
+
+    notebook = nbformat.read(NOTEBOOKS / "05_inference.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return dict(re.findall(r"### Solution (05\.\d)\n.*?```python\n(.*?)```", text, flags=re.S))
+
+
+def test_the_solutions_of_notebook_05_are_right(model, picture):
+    result = segment(model, picture, layers=True)
+    rolled = np.roll(result.label_map, 20, 1)
+    rolled[:40] = 255
+    names = {"np": np, "torch": torch, "result": result, "truth": rolled, "proof": int(result.table["id"][0])}
+    found = solutions()
+    assert set(found) == {"05.1", "05.2", "05.3"}
+    exec(found["05.1"], names)
+    matrix, proof = evaluation.confusion_matrix(result.label_map, rolled), names["proof"]
+    union = matrix[proof].sum() + matrix[:, proof].sum() - matrix[proof, proof]
+    assert 0 < names["my_iou"] == pytest.approx(matrix[proof, proof] / union)
+    exec(found["05.2"], names)
+    assert names["all_probabilities"].shape == (20, 151)
+    exec(found["05.3"], names)
+    assert names["layer"] is result.layers[0]
+
+
+# ----------------------------------------------------------------------------------------------------------- load
+
+
+def test_load_leaves_the_config_alone():
+    config = base_config("ade20k")
+    before = config.pretty_text
+    assert config.model.backbone.init_cfg is not None
+    demo = base_config("demo")
+    text = demo.pretty_text
+    models.load(demo, None, "cpu")
+    assert demo.pretty_text == text and config.pretty_text == before
+
+
+def test_load_fills_every_tensor(model, tmp_path, picture):
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": model.state_dict()}, path)
+    loaded = models.load(base_config("demo"), path, "cpu")
+    assert (segment(loaded, picture).label_map == segment(model, picture).label_map).all()
+    config_file = tmp_path / "config.py"
+    base_config("demo").dump(str(config_file))
+    by_file = models.load(config_file, str(path), "cpu")
+    assert torch.equal(by_file.decode_head.cls_embed.weight, model.decode_head.cls_embed.weight)
+
+
+def test_load_refuses_half_a_model(model, tmp_path):
+    path = tmp_path / "half.pth"
+    state = {k: v for k, v in model.state_dict().items() if "cls_embed" not in k}
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(ValueError, match=r"half\.pth.*cls_embed"):
+        models.load(base_config("demo"), path, "cpu")
+
+
+def test_load_finetuned_takes_only_what_fits(model, tmp_path):
+    assert models.load_finetuned(tmp_path / "nothing") is None
+    folder = tmp_path / "finetune"
+    folder.mkdir()
+    base_config("demo").dump(str(folder / "config.py"))
+    for step, factor in ((5, 1.0), (12, 2.0)):
+        state = {**model.state_dict(), "decode_head.cls_embed.bias": torch.full((151,), factor)}
+        torch.save({"state_dict": state}, folder / f"iter_{step}.pth")
+    found = models.load_finetuned(folder, "demo", "cpu")
+    assert (found.decode_head.cls_embed.bias == 2).all(), "the newest checkpoint, by steps and not by name"
+    assert models.load_finetuned(folder, "ade20k", "cpu") is None, "a demo model is not the R50"
+
+
+def test_load_profile_takes_the_shipped_weights():
+    shipped = models.load_profile("demo", device="cpu")
+    assert shipped.decode_head.num_queries == 20 and not shipped.training
+    with pytest.raises(ValueError, match="expected a profile"):
+        models.load_profile("huge")
+
+
+def test_the_shipped_weights_see_a_day_scene_in_the_right_colours(tmp_path):
+    """From drawn scene to picture, with nothing random: most pixels right, and person (150, 5, 61) wherever it is."""
+    from m2f_helpers.data.scenes.dataset import draw_scene
+    from m2f_helpers.plotting import side_by_side
+
+    shipped = models.load_profile("demo", device="cpu")
+    scenes = (draw_scene(seed, "day", [384, 384]) for seed in range(40_000, 40_060))
+    scene = next(scene for scene in scenes if (scene.label_map == 13).mean() > 0.02)  # person on disk
+    Image.fromarray(scene.image).save(tmp_path / "scene.png")
+    truth = scene.label_map - np.uint8(1)
+    for source in (tmp_path / "scene.png", Image.fromarray(scene.image), scene.image):
+        result = segment(shipped, source)
+        assert (result.label_map == truth)[truth != 255].mean() > 0.7
+        person = (result.label_map == 12) & (truth == 12)
+        assert person.sum() > 0.3 * (truth == 12).sum()
+        figure = side_by_side(result.image, result.label_map, truth)
+        assert (figure.axes[1].images[0].get_array()[person] == (150, 5, 61)).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "checkpoint", "device", "error", "words"),
+    [
+        ("missing.py", None, "cpu", FileNotFoundError, "missing.py does not exist"),
+        (7, None, "cpu", ValueError, "expected a Config or the path of one, got int"),
+        ("demo", "missing.pth", "cpu", FileNotFoundError, "missing.pth"),
+        ("demo", None, "abacus", ValueError, "the device 'abacus' cannot be used here"),
+    ],
+)
+def test_load_says_what_is_wrong(config, checkpoint, device, error, words):
+    with pytest.raises(error) as caught:
+        models.load(base_config("demo") if config == "demo" else config, checkpoint, device)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------- folders
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    root = tmp_path / "folder"
+    root.mkdir()
+    for i in range(3):
+        Image.fromarray(blocks(90, 120, i)).save(root / f"{i}.png")
+    (root / "broken.jpg").write_bytes(b"no picture")
+    (root / "notes.txt").write_text("not looked at")
+    return root
+
+
+def test_segment_takes_a_folder_and_warns_about_what_it_leaves_out(model, folder):
+    with pytest.warns(UserWarning, match=r"left out broken\.jpg: .*not a picture"):
+        results = segment(model, folder)
+    assert [Path(r.source).name for r in results] == ["0.png", "1.png", "2.png"]
+
+
+def test_predict_writes_overlays_labels_and_shares_and_goes_on(model, folder, tmp_path):
+    out = tmp_path / "out"
+    report = prediction.predict(model, [folder, tmp_path / "nowhere.png"], out)
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        [f"{i}_{kind}.png" for i in range(3) for kind in ("labels", "overlay")] + ["shares.csv"]
+    )
+    assert set(map(Path, report.failed)) == {folder / "broken.jpg", tmp_path / "nowhere.png"}
+    result = segment(model, folder / "1.png")
+    with Image.open(out / "1_labels.png") as labels:
+        assert labels.mode == "P"
+        assert (np.array(labels) == result.label_map + 1).all(), "on disk ADE20K counts from 1"
+        assert (np.array(labels.convert("RGB")) == ade20k_palette().colorize(result.label_map)).all()
+    shares = pd.read_csv(out / "shares.csv")
+    assert list(shares.columns) == ["file", "id", "name", "share", "confidence"]
+    assert shares.groupby("file")["share"].sum().round(3).tolist() == [1, 1, 1]
+
+
+def test_predict_keeps_two_pictures_of_one_name_apart(model, tmp_path):
+    for suffix in (".png", ".jpg"):
+        Image.fromarray(blocks(80, 80)).save(tmp_path / f"same{suffix}")
+    report = prediction.predict(model, [tmp_path / "same.png", tmp_path / "same.jpg"], tmp_path / "out")
+    assert len({p.name for p in report.files}) == 5
+
+
+def test_label_files_read_back_through_mmseg(tmp_path):
+    from mmseg.datasets.transforms import LoadAnnotations
+
+    label_map = np.array([[0, 12, 149], [255, 48, 6]], dtype=np.uint8)
+    path = prediction.save_labels(label_map, tmp_path / "x.png")
+    loaded = LoadAnnotations()({"seg_map_path": str(path), "reduce_zero_label": True, "seg_fields": []})
+    assert (loaded["gt_seg_map"] == label_map).all()
+
+
+def test_command_predict(model, folder, tmp_path):
+    weights = tmp_path / "weights.pth"
+    torch.save({"state_dict": model.state_dict()}, weights)
+    arguments = ["predict", str(folder), "--out", str(tmp_path / "o"), "--checkpoint", str(weights), "--device", "cpu"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1 and "3 pictures segmented" in done.stdout
+    assert done.stderr.count("\n") == 1 and "broken.jpg" in done.stderr
+    (folder / "broken.jpg").unlink()
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+
+
+# ------------------------------------------------------------------------------------------------------- evaluate
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory) -> Path:
+    """Two validation pairs in ADE20K's layout, the second with ignore and with a class that nothing else has."""
+    root = tmp_path_factory.mktemp("labelled")
+    rng = np.random.default_rng(1)
+    for split in ("training", "validation"):
+        (root / "images" / split).mkdir(parents=True)
+        (root / "annotations" / split).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(blocks(120, 160, i)).save(root / "images" / split / f"{i}.jpg")
+            labels = np.repeat(np.repeat(rng.integers(0, 60, (3, 4), dtype=np.uint8), 40, 0), 40, 1)
+            Image.fromarray(labels).save(root / "annotations" / split / f"{i}.png")
+    return root
+
+
+def test_evaluate_is_mmsegs_metric(model, labelled, monkeypatch):
+    """The model's own predictions, partly, as truth: then mIoU is neither 0 nor 100; compared with Runner's metric."""
+    from mmseg.evaluation.metrics import IoUMetric
+
+    for i in range(2):
+        path = labelled / "annotations" / "validation" / f"{i}.png"
+        predicted = segment(model, labelled / "images" / "validation" / f"{i}.jpg").label_map
+        truth = predicted + 1
+        truth[:30] = 0  # other: not judged
+        truth[30:60, :80] = 77
+        Image.fromarray(truth).save(path)
+    result = evaluation.evaluate(model, labelled, progress=False)
+    metric = IoUMetric()
+    metric.dataset_meta = {"classes": ade20k_palette().names}
+    for i in range(2):
+        truth = np.array(Image.open(labelled / "annotations" / "validation" / f"{i}.png")).astype(np.int64) - 1
+        truth[truth < 0] = 255
+        predicted = stock(model, str(labelled / "images" / "validation" / f"{i}.jpg"))[0]
+        sample = {"pred_sem_seg": {"data": torch.tensor(predicted)}, "gt_sem_seg": {"data": torch.tensor(truth)}}
+        metric.process({}, [sample])
+    expected = metric.evaluate(2)
+    assert result.miou == pytest.approx(expected["mIoU"], abs=0.006) and 5 < result.miou < 100
+    assert result.accuracy == pytest.approx(expected["aAcc"], abs=0.006)
+    assert result.pictures == 2
+
+
+def test_evaluation_table_shows_present_classes_only_and_confusions_count_pixels(model, labelled):
+    result = evaluation.evaluate(model, set_data(model.cfg, labelled), progress=False)
+    assert result.table["share"].sum() == pytest.approx(1) and len(result.table) < 60
+    assert (result.table["share"] + result.table["predicted"] > 0).all()
+    assert np.nanmean(result.table["iou"]) == pytest.approx(result.miou)
+    wrong = result.confusion.sum() - np.trace(result.confusion)
+    assert result.accuracy == pytest.approx(100 * (1 - wrong / result.confusion.sum()))
+    first = result.confusions(3).iloc[0]
+    truth, predicted = ade20k_palette().id_of(first["truth"]), ade20k_palette().id_of(first["predicted"])
+    assert first["pixels"] == result.confusion[truth, predicted] and truth != predicted
+
+
+def test_confusion_matrix_by_hand():
+    truth = np.array([[0, 0, 1, 255]])
+    prediction = np.array([[0, 1, 1, 2]])
+    assert evaluation.confusion_matrix(prediction, truth, 3).tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_evaluate_says_what_is_missing(model, tmp_path, labelled):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        evaluation.evaluate(model, tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="expected a data folder or a Config, got int"):
+        evaluation.evaluate(model, 3)
+
+
+def test_evaluate_refuses_a_label_of_another_size(model, labelled, tmp_path):
+    import shutil
+
+    root = shutil.copytree(labelled, tmp_path / "copy")
+    Image.fromarray(np.ones((60, 80), np.uint8)).save(root / "annotations" / "validation" / "0.png")
+    with pytest.raises(ValueError, match=r"0\.png has \(60, 80\) pixels, its picture \(120, 160\)"):
+        evaluation.evaluate(model, root, progress=False)

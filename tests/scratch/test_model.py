@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from m2f_helpers.data.scenes import draw_scene
+from m2f_helpers.data.scenes.dataset import draw_scene
 from m2f_helpers.inference import models
 from m2f_helpers.install import kernels
 from m2f_helpers.scratch import model as scratch

@@ -15,15 +15,23 @@ import m2f_helpers  # noqa: F401  first of all: registers the stand-in for mmcv'
 from m2f_helpers import execution
 from tests.solutions import with_solutions
 
-LONGEST_FIRST = ["test_notebooks.py", "test_notebooks_real.py"]
+# What is expensive is made once per suite: all tests that use such a fixture go to the same process. Longest first.
+SHARED = ("tutorial", "real", "evidence")
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 SAMPLE = ROOT.parent / "shared" / "ade20k_sample"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first, so that no process is left with them at the end."""
-    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99)
+    """Group the tests by the shared fixture they use, else by file, and put the groups that take longest first."""
+
+    def group(item: pytest.Item) -> str:
+        return next((name for name in SHARED if name in item.fixturenames), str(item.path))
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: (*SHARED, group(item)).index(group(item)))
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +54,18 @@ def run_all(out: Path, data: Path | None = None) -> dict[str, execution.Notebook
         nbformat.write(with_solutions(nbformat.read(path, as_version=4)), sources / path.name)
         runs[name] = execution.run_notebook(name, sources / path.name, out, common)
     return runs
+
+
+@pytest.fixture(scope="session")
+def tutorial(tmp_path_factory) -> dict[str, execution.NotebookRun]:
+    """All five notebooks, executed once, as `make tutorial` does."""
+    return run_all(tmp_path_factory.mktemp("tutorial"))
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory, ade20k_sample) -> dict[str, execution.NotebookRun]:
+    """The same on the two real ADE20K pairs."""
+    return run_all(tmp_path_factory.mktemp("real"), data=ade20k_sample)
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import nbformat
 import pytest
 
-from m2f_helpers.execution import NotebookRun
-from tests.conftest import NOTEBOOKS, check_executed, run_all
+from tests.conftest import NOTEBOOKS, check_executed
 from tests.solutions import read_exercises, verdicts
 
 NAMES = ["01_install", "02_resize_ade20k", "03_architecture", "04_finetune", "05_inference"]
@@ -19,12 +18,6 @@ SECONDS = {  # limits for a busy machine; a notebook that hangs is what they are
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
-
-
-@pytest.fixture(scope="module")
-def tutorial(tmp_path_factory) -> dict[str, NotebookRun]:
-    """All five notebooks, executed once, as `make tutorial` does."""
-    return run_all(tmp_path_factory.mktemp("tutorial"))
 
 
 @pytest.mark.parametrize("name", NAMES)

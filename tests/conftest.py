@@ -13,6 +13,7 @@ import pytest
 
 import m2f_helpers  # noqa: F401  first of all: registers the stand-in for mmcv's compiled ops
 from m2f_helpers import execution
+from tests.solutions import with_solutions
 
 # What is expensive is made once per suite: all tests that use such a fixture go to the same process. Longest first.
 SHARED = ("tutorial", "real", "evidence")
@@ -42,10 +43,17 @@ def ade20k_sample() -> Path:
 
 
 def run_all(out: Path, data: Path | None = None) -> dict[str, execution.NotebookRun]:
-    """Run every notebook into `out`; one that fails is returned with its error, so that its own test says so."""
+    """Run every notebook into `out`; one that fails is returned with its error, so that its own test says so.
+
+    Below each exercise stands a cell more, with the solution.
+    """
     common = {"PROFILE": "demo", "DATA_DIR": str(data) if data else "", "OUT_DIR": str(out)}
-    notebooks = execution.list_notebooks()
-    return {name: execution.run_notebook(name, path, out, common) for name, path in notebooks.items()}
+    runs, sources = {}, out / "solved"
+    sources.mkdir()
+    for name, path in execution.list_notebooks().items():
+        nbformat.write(with_solutions(nbformat.read(path, as_version=4)), sources / path.name)
+        runs[name] = execution.run_notebook(name, sources / path.name, out, common)
+    return runs
 
 
 @pytest.fixture(scope="session")

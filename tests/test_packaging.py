@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,8 @@ def test_environment_check_and_pyproject_agree():
     assert PROJECT["requires-python"] == f">={low[0]}.{low[1]},<{high[0]}.{high[1]}"
     covered = {*environment.EXACT, *environment.OTHERS, *environment.UNDECLARED, "mmcv-lite", "torch", "opencv-python"}
     assert set(wanted) <= covered, set(wanted) - covered
+    borrowed = {canonical(Requirement(line).name) for name in environment.EXACT for line in metadata.requires(name)}
+    assert covered <= set(wanted) | borrowed, "checked, but asked for by nobody"
 
 
 def test_conda_environment_is_thin_and_points_here():

@@ -40,6 +40,7 @@ OTHERS = [  # as in pyproject.toml, one to a line there
     "tqdm",
     "click",
     "pooch",
+    "colorcet",
     "psutil",
     "pygments",
     "ipywidgets",

@@ -212,7 +212,7 @@ def attention(result: Any, query: int, *, columns: int = 3) -> Figure:
     for layer in range(1, len(result.layers)):
         allowed = result.allowed(query, layer)
         images.append(spotlight(result.image, allowed))
-        freed = " (mask empty at this size)" if result.layers[layer - 1].rescued[query] else ""
+        freed = " (mask empty here)" if result.layers[layer - 1].rescued[query] else ""
         cells = f"{allowed.shape[0]} x {allowed.shape[1]} cells"
         titles.append(f"layer {layer}: {cells},\n{percent(allowed.mean())} allowed{freed}")
     figure = panels(images, titles, columns=columns)
@@ -229,7 +229,7 @@ def attention_narrowing(result: Any, limit: int = 10) -> Figure:
     layers = range(1, len(result.layers))
     used = [query for query in result.queries if query.share >= 0.01][:limit]
     with style():
-        figure = Figure(figsize=(WIDTH, max(3.2, 0.6 + 0.2 * (len(used) + 1))), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(WIDTH, max(3.2, 0.9 + 0.22 * (len(used) + 1))), dpi=DPI, layout="constrained")
         ax = figure.subplots()
         for query in result.queries[::-1]:
             shares = [float(result.allowed(query.index, layer).mean()) for layer in layers]

@@ -28,14 +28,11 @@ from tqdm.auto import tqdm
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
 from m2f_helpers.images import list_images, one_line, read_image
-from m2f_helpers.install.devices import free_memory
 from m2f_helpers.inference.upsampling import upsample, upsampled_argmax
 from m2f_helpers.palette import Palette, ade20k_palette, palette_of
 from m2f_helpers.plotting import count_ids
 
 LONGEST = 2048  # input side up to which a test pipeline without a Resize step is left alone
-PIXEL_BYTES = 24  # per pixel of the image: label map 1, running best and the next class's score 8, one comparison 1, ...
-FEATURES = 400  # channels at the network's size that hold as much as all features in use at once
 
 
 @dataclass(frozen=True)
@@ -218,7 +215,7 @@ def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int])
     Returns: `(B, K, H, W)`, 0..Q; not a probability: the classes of a pixel need not add up to 1.
     """
     masks = F.interpolate(mask_logits, size=tuple(size), mode="bilinear", align_corners=False)  # (B, Q, H, W)
-    masks = masks.sigmoid_() if masks is not mask_logits and not masks.requires_grad else masks.sigmoid()
+    masks = masks.sigmoid_()  # in place: the largest array there is
     probabilities = class_logits.softmax(-1)[..., :-1]  # (B, Q, K): "no object" belongs to no pixel
     return torch.einsum("bqk,bqhw->bkhw", probabilities, masks)  # the queries are summed up: (B, K, H, W)
 
@@ -230,7 +227,6 @@ def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int])
 def segment_array(model: Any, image: np.ndarray, source: str, layers: bool) -> Segmentation:
     """Segment an RGB array `(H, W, 3)` uint8; `source` names it in messages."""
     inputs, samples = _prepare(model, image, source)
-    need_memory(model, image, inputs, source)
     with _watch_attention(model.decode_head, layers) as seen:
         class_logits, mask_logits = model.decode_head(model.extract_feat(inputs), samples)  # lists, one per prediction
     if not torch.isfinite(class_logits[-1]).all() or not torch.isfinite(mask_logits[-1]).all():
@@ -239,8 +235,6 @@ def segment_array(model: Any, image: np.ndarray, source: str, layers: bool) -> S
         )
     geometry = _geometry(samples[0].metainfo, image.shape[:2])
     scores = geometry.inner(class_scores(class_logits[-1], mask_logits[-1], geometry.padded))  # (1, K, h, w)
-    if scores.is_cuda and free_memory(str(scores.device)) < PIXEL_BYTES * image[..., 0].size:
-        scores = scores.cpu()  # at a large image's own size there is no room for them on the GPU
     label_map, best = upsampled_argmax(scores, geometry.image)  # both (H, W)
     total = upsample(scores.sum(1, keepdim=True), geometry.image)[0, 0]  # (1, K, h, w) -> (1, 1, h, w) -> (H, W)
     return Segmentation(
@@ -253,30 +247,6 @@ def segment_array(model: Any, image: np.ndarray, source: str, layers: bool) -> S
         layers=_layers(class_logits, mask_logits, seen) if layers else (),
         source=source,
         palette=palette_of(model),
-    )
-
-
-def need_memory(model: Any, image: np.ndarray, inputs: Tensor, source: str) -> None:
-    """Estimate what segmenting takes, and compare it with what is free, before anything is computed.
-
-    Args:
-        model: from `load`.
-        image: RGB `(H, W, 3)`.
-        inputs: what the network will see, `(1, 3, h, w)`.
-        source: names the image in the message.
-
-    Raises: ValueError with the number, and the size that fits.
-    """
-    head, device = model.decode_head, str(inputs.device)
-    pixels, network = image.shape[0] * image.shape[1], inputs.shape[-2] * inputs.shape[-1]
-    # float32 at the network's size: all masks, all class scores, and the features, of which most lie at a quarter of it
-    network *= 4 * (head.num_queries + head.num_classes + FEATURES)
-    own = PIXEL_BYTES * pixels
-    if network <= free_memory(device) and own + (0 if inputs.is_cuda else network) <= free_memory():
-        return
-    raise ValueError(
-        f"{source} has {image.shape[1]} x {image.shape[0]} pixels and needs about {(own + network) / 1e9:.1f} GB, "
-        f"{min(free_memory(device), free_memory()) / 1e9:.1f} GB are free: shrink it, or close other programs"
     )
 
 

@@ -3,26 +3,78 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
 
-class Sentences(click.Group):
-    """Ends a command that met bad input with one sentence and exit status 1, instead of a traceback."""
+class Door(click.Group):
+    """The one door out: a predictable fault leaves as one sentence with exit status 1, and so does a fault of ours."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; ValueError and OSError become click's one-line errors."""
+        """Run the command. With `--debug` every fault keeps its traceback on the screen."""
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError) as error:
-            raise click.ClickException(str(error)) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            raise click.ClickException(_predictable(error) or _unforeseen(error)) from error
 
 
-@click.group(cls=Sentences, context_settings={"help_option_names": ["-h", "--help"]})
+def _predictable(error: Exception) -> str:
+    """One sentence for a fault that input, machine or installation can cause; empty for any other."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "out of memory" in text:
+        return (
+            f"the memory does not suffice ({text or 'no more could be had'}); a smaller --size, --crop or image helps"
+        )
+    if isinstance(error, (ValueError, OSError)):
+        return text
+    if isinstance(error, ImportError):
+        return f"a library cannot be imported: {text}; `m2f check` says what is wrong and which command mends it"
+    if isinstance(error, AssertionError) and "incompatible" in text:  # mmseg and mmdet look at mmcv's version so
+        return f"{text}; `m2f check` says which version fits and how to get it"
+    if isinstance(error, NotImplementedError) and "MPS" in text:
+        return "this device lacks an operation: set PYTORCH_ENABLE_MPS_FALLBACK=1 and call again, or give --device cpu"
+    return ""
+
+
+def _unforeseen(error: Exception) -> str:
+    """Keep the traceback in a file, and say where it is and that the fault is the project's."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    with tempfile.NamedTemporaryFile("w", prefix="m2f-fault-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.write(" ".join(sys.argv) + "\n\n" + "".join(traceback.format_exception(error)))
+    return (
+        f"a fault of this project, not of your input: {type(error).__name__}: {' '.join(str(error).split())[:200]} "
+        f"({Path(last.filename).name}, line {last.lineno}). The traceback is in {file.name}: please report it together "
+        "with what `m2f check` prints"
+    )
+
+
+def quietly(command: Callable[..., None]) -> Callable[..., None]:
+    """For commands that load the libraries: what these say on every run stays off the screen."""
+
+    @wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        from m2f_helpers.quiet import quiet
+
+        quiet()
+        command(*args, **options)
+
+    return run
+
+
+@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of a fault.")
 @click.version_option(package_name="m2f-helpers", prog_name="m2f")
-def main() -> None:
+def main(debug: bool) -> None:
     """Mask2Former on ADE20K: check, prepare, train, look."""
 
 
@@ -57,12 +109,11 @@ def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | Non
 
 @main.command()
 @click.option("--group", help="Only the claims of this group, for instance 'losses'.")
+@quietly
 def claims(group) -> None:
     """Check a hundred statements about Mask2Former on the installed source and a real run (about a minute)."""
     from m2f_helpers.architecture import claims as statements
-    from m2f_helpers.quiet import quiet
 
-    quiet()
     checked = statements.check(claims=statements.claims_of(group))
     click.echo(statements.claims_text(checked))
     sys.exit(0 if all(entry.holds for entry in checked) else 1)
@@ -73,6 +124,7 @@ def claims(group) -> None:
 @click.option(
     "--out", type=click.Path(file_okay=False), help="Folder to keep the file in.  [default: your cache folder]"
 )
+@quietly
 def fetch(name: str, out: str | None) -> None:
     """Download published weights, verified by the hash in their file name.
 
@@ -105,6 +157,7 @@ def figures(runs: Path, folder: Path) -> None:
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; without it, the profile's own.")
 @click.option("--alpha", default=0.55, show_default=True, help="Weight of the class colours, 0 to 1.")
 @click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
+@quietly
 def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
     """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out."""
     from m2f_helpers.inference import models, prediction
@@ -139,6 +192,7 @@ def prepare(src, dst, size, mode, workers, classes, zero_is_other) -> None:
 @click.option("--out", default="runs/pretrain/demo_day.pth", show_default=True, help="File to write.")
 @click.option("--iterations", default=0, help="Other number of steps than the recipe's.")
 @click.option("--device", help="cpu, cuda or mps.  [default: what is there]")
+@quietly
 def pretrain(work: str, out: str, iterations: int, device: str | None) -> None:
     """Make the demo's weights again: train from nothing on day scenes. Stopped runs go on where they were."""
     from dataclasses import replace
@@ -147,6 +201,16 @@ def pretrain(work: str, out: str, iterations: int, device: str | None) -> None:
 
     recipe = replace(pretraining.Recipe(), iterations=iterations) if iterations else pretraining.Recipe()
     click.echo(pretraining.pretrain(work, out, recipe, device))
+
+
+@main.command()
+@click.argument("address")
+def release(address: str) -> None:
+    """Write the public ADDRESS (on GitHub; "" for none) into pyproject.toml, README and notebooks of a checkout."""
+    from m2f_helpers.install import release as publishing
+
+    changed = publishing.release(address.rstrip("/"), Path.cwd())
+    click.echo("\n".join(map(str, changed)) or "nothing to change")
 
 
 @main.command()
@@ -191,6 +255,7 @@ def scenes(folder: str, train: int, val: int, domain: str, seed: int, size: tupl
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", help="cpu, cuda or mps.  [default: what is there]")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder.")
+@quietly
 def train(profile, data, out, crop, **options) -> None:
     """Fine-tune; on several devices with torchrun --nproc-per-node 2 -m m2f_helpers train ..."""
     from m2f_helpers.finetune.training import finetune

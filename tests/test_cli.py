@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tempfile
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from m2f_helpers import __version__
-from m2f_helpers.cli import Sentences, main
+from m2f_helpers.cli import Door, main
 from tests.conftest import ROOT
 
 
@@ -31,30 +33,50 @@ def test_listing_the_commands_imports_no_heavy_library():
     assert done.stdout.strip().endswith("[]")
 
 
-@pytest.mark.parametrize("error", [ValueError("expected 3, got 4"), FileNotFoundError("a.png is missing")])
-def test_bad_input_is_one_sentence(error):
-    @click.group(cls=Sentences)
-    def group():
+def failing(error: Exception) -> click.Group:
+    """A command line whose only command raises `error`."""
+
+    @click.group(cls=Door)
+    @click.option("--debug", is_flag=True)
+    def group(debug):
         pass
 
     @group.command()
     def fail():
         raise error
 
-    result = CliRunner().invoke(group, ["fail"])
-    assert result.exit_code == 1 and result.output == f"Error: {error}\n"
+    return group
 
 
-def test_a_fault_of_ours_keeps_its_traceback():
-    @click.group(cls=Sentences)
-    def group():
-        pass
+PREDICTABLE = [
+    (ValueError("expected 3, got 4"), "expected 3, got 4"),
+    (FileNotFoundError("a.png is missing"), "a.png is missing"),
+    (ImportError("libGL.so.1: cannot open shared object file"), "libGL.so.1.*`m2f check` says what is wrong"),
+    (AssertionError("MMCV==2.2.0 is used but incompatible."), "MMCV==2.2.0.*`m2f check` says which version"),
+    (NotImplementedError("aten::x is not implemented for the MPS device"), "PYTORCH_ENABLE_MPS_FALLBACK=1"),
+    (MemoryError("Unable to allocate 3.78 GiB"), "memory does not suffice .Unable to allocate 3.78 GiB."),
+    (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "memory does not suffice .CUDA out of memory"),
+]
 
-    @group.command()
-    def fail():
-        raise KeyError("a bug")
 
-    assert isinstance(CliRunner().invoke(group, ["fail"]).exception, KeyError)
+@pytest.mark.parametrize(("error", "sentence"), PREDICTABLE)
+def test_a_predictable_fault_is_one_sentence(error, sentence):
+    result = CliRunner().invoke(failing(error), ["fail"])
+    assert result.exit_code == 1
+    assert re.fullmatch(rf"Error: .*{sentence}.*\n|Error: {sentence}\n", result.output)
+
+
+def test_a_fault_of_ours_says_so_and_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    result = CliRunner().invoke(failing(KeyError("a bug")), ["fail"])
+    (report,) = tmp_path.iterdir()
+    assert result.exit_code == 1 and len(result.output.splitlines()) == 1
+    assert "a fault of this project, not of your input: KeyError: 'a bug' (test_cli.py, line" in result.output
+    assert str(report) in result.output and "Traceback (most recent call last)" in report.read_text()
+
+
+def test_debug_lets_the_traceback_through():
+    assert isinstance(CliRunner().invoke(failing(KeyError("a bug")), ["--debug", "fail"]).exception, KeyError)
 
 
 def test_unknown_command_and_version():
@@ -62,4 +84,5 @@ def test_unknown_command_and_version():
     module = [sys.executable, "-m", "m2f_helpers", "--help"]
     done = subprocess.run(module, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("Usage: m2f [OPTIONS] COMMAND")
-    assert __version__ in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    version = CliRunner().invoke(main, ["--version"]).output
+    assert version == f"m2f, version {__version__}\n"  # of the installed distribution, and of the package itself

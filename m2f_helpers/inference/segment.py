@@ -27,10 +27,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
-from m2f_helpers.images import list_images, one_line, read_image
+from m2f_helpers.images import list_images, read_image
 from m2f_helpers.inference.upsampling import upsample, upsampled_argmax
 from m2f_helpers.palette import Palette, ade20k_palette, palette_of
 from m2f_helpers.plotting import count_ids
+from m2f_helpers.quiet import one_line
 
 LONGEST = 2048  # input side up to which a test pipeline without a Resize step is left alone
 

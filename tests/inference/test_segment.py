@@ -7,60 +7,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from click.testing import CliRunner
 from PIL import Image
 
-from m2f_helpers.cli import main
 from m2f_helpers.config import base_config, set_data
 from m2f_helpers.images import read_image
-from m2f_helpers.inference import evaluation, models, prediction, upsampling
+from m2f_helpers.inference import evaluation, models, upsampling
 from m2f_helpers.inference.segment import class_scores, segment
 from m2f_helpers.palette import ade20k_palette
 from tests.conftest import NOTEBOOKS
-
-
-def lively(model):
-    """Random weights whose predictions differ from pixel to pixel and from query to query.
-
-    The mask features are centred and scaled on one picture, so that masks are half on and half off.
-    """
-    torch.manual_seed(0)
-    head, last = model.decode_head, model.decode_head.pixel_decoder.mask_feature
-    with torch.no_grad():
-        head.query_feat.weight.normal_(0, 3)
-        head.cls_embed.weight.normal_(0, 0.5)
-        seen = []
-        hook = last.register_forward_hook(lambda module, inputs, output: seen.append(output[0].flatten(1)))
-        segment(model, blocks(192, 256, seed=9))
-        hook.remove()
-        scale = 1 / seen[0].std(1).clamp_min(1e-6)
-        last.bias.sub_(seen[0].mean(1)).mul_(scale)
-        last.weight.mul_(scale[:, None, None, None])
-        head.mask_embed[-1].weight.normal_(0, 0.3)
-    return model
-
-
-@pytest.fixture(scope="session")
-def model():
-    torch.manual_seed(0)
-    return lively(models.load(base_config("demo"), None, "cpu"))
-
-
-@pytest.fixture(scope="session")
-def picture(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("pictures") / "scene.jpg"
-    Image.fromarray(blocks(301, 402)).save(path, quality=90)
-    return path
-
-
-def blocks(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A colourful picture, `(height, width, 3)` uint8."""
-    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+from tests.inference.conftest import blocks
 
 
 def stock(model, image):
@@ -438,50 +396,6 @@ def test_segment_takes_a_folder_and_warns_about_what_it_leaves_out(model, folder
     with pytest.warns(UserWarning, match=r"left out broken\.jpg: .*not a picture"):
         results = segment(model, folder)
     assert [Path(r.source).name for r in results] == ["0.png", "1.png", "2.png"]
-
-
-def test_predict_writes_overlays_labels_and_shares_and_goes_on(model, folder, tmp_path):
-    out = tmp_path / "out"
-    report = prediction.predict(model, [folder, tmp_path / "nowhere.png"], out)
-    assert sorted(p.name for p in out.iterdir()) == sorted(
-        [f"{i}_{kind}.png" for i in range(3) for kind in ("labels", "overlay")] + ["shares.csv"]
-    )
-    assert set(map(Path, report.failed)) == {folder / "broken.jpg", tmp_path / "nowhere.png"}
-    result = segment(model, folder / "1.png")
-    with Image.open(out / "1_labels.png") as labels:
-        assert labels.mode == "P"
-        assert (np.array(labels) == result.label_map + 1).all(), "on disk ADE20K counts from 1"
-        assert (np.array(labels.convert("RGB")) == ade20k_palette().colorize(result.label_map)).all()
-    shares = pd.read_csv(out / "shares.csv")
-    assert list(shares.columns) == ["file", "id", "name", "share", "confidence"]
-    assert shares.groupby("file")["share"].sum().round(3).tolist() == [1, 1, 1]
-
-
-def test_predict_keeps_two_pictures_of_one_name_apart(model, tmp_path):
-    for suffix in (".png", ".jpg"):
-        Image.fromarray(blocks(80, 80)).save(tmp_path / f"same{suffix}")
-    report = prediction.predict(model, [tmp_path / "same.png", tmp_path / "same.jpg"], tmp_path / "out")
-    assert len({p.name for p in report.files}) == 5
-
-
-def test_label_files_read_back_through_mmseg(tmp_path):
-    from mmseg.datasets.transforms import LoadAnnotations
-
-    label_map = np.array([[0, 12, 149], [255, 48, 6]], dtype=np.uint8)
-    path = prediction.save_labels(label_map, tmp_path / "x.png")
-    loaded = LoadAnnotations()({"seg_map_path": str(path), "reduce_zero_label": True, "seg_fields": []})
-    assert (loaded["gt_seg_map"] == label_map).all()
-
-
-def test_command_predict(model, folder, tmp_path):
-    weights = tmp_path / "weights.pth"
-    torch.save({"state_dict": model.state_dict()}, weights)
-    arguments = ["predict", str(folder), "--out", str(tmp_path / "o"), "--checkpoint", str(weights), "--device", "cpu"]
-    done = CliRunner().invoke(main, arguments)
-    assert done.exit_code == 1 and "3 pictures segmented" in done.stdout
-    assert done.stderr.count("\n") == 1 and "broken.jpg" in done.stderr
-    (folder / "broken.jpg").unlink()
-    assert CliRunner().invoke(main, arguments).exit_code == 0
 
 
 # ------------------------------------------------------------------------------------------------------- evaluate

@@ -15,7 +15,7 @@ from m2f_helpers.config import base_config
 from m2f_helpers.inference import models, widgets
 from m2f_helpers.inference.segment import segment
 from m2f_helpers.palette import ade20k_palette
-from tests.inference.test_segment import blocks, lively
+from tests.inference.conftest import blocks, lively
 
 LIMIT = 0.2  # seconds a control may take; the least of three tries, because the machine may be busy
 

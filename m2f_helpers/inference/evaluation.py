@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
-from m2f_helpers.config import Edited, set_data
+from m2f_helpers.config import as_config, set_data
 from m2f_helpers.images import read_image
 from m2f_helpers.inference.segment import segment_array
 from m2f_helpers.palette import IGNORE, NUM_CLASSES, ade20k_palette
@@ -96,14 +96,11 @@ def confusion_matrix(prediction: np.ndarray, truth: np.ndarray, num_classes: int
 
 def _labelled_pictures(model: Any, data: Any) -> Any:
     """mmseg's data set for the validation pictures, whose items have `img_path` and `gt_seg_map` at full size."""
-    from mmengine import Config
     from mmseg.registry import DATASETS
 
     if isinstance(data, (str, os.PathLike)):
         data = set_data(model.cfg, data)
-    config = data.cfg if isinstance(data, Edited) else data
-    if not isinstance(config, Config):
-        raise ValueError(f"expected a data folder or a Config, got {type(data).__name__}")
+    config = as_config(data)
     settings = copy.deepcopy(config.val_dataloader.dataset)
     settings.pipeline = [{"type": "LoadAnnotations"}]
     pictures = Path(settings.get("data_root") or "") / settings.data_prefix.img_path

@@ -27,9 +27,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
-from m2f_helpers.images import list_images, one_line, read_image
+from m2f_helpers.images import list_images, read_image
 from m2f_helpers.inference.upsampling import upsample, upsampled_argmax
 from m2f_helpers.palette import ade20k_palette
+from m2f_helpers.quiet import one_line
 
 LONGEST = 2048  # input side up to which a test pipeline without a Resize step is left alone
 

@@ -402,9 +402,9 @@ def test_the_shipped_weights_see_a_day_scene_in_the_right_colours(tmp_path):
     ("config", "checkpoint", "device", "error", "words"),
     [
         ("missing.py", None, "cpu", FileNotFoundError, "missing.py does not exist"),
-        (7, None, "cpu", ValueError, "expected a Config or the path of one, got int"),
+        (7, None, "cpu", ValueError, "expected an mmengine Config or the path of one, got int"),
         ("demo", "missing.pth", "cpu", FileNotFoundError, "missing.pth"),
-        ("demo", None, "abacus", ValueError, "the device 'abacus' cannot be used here"),
+        ("demo", None, "abacus", ValueError, "expected a device out of cpu, got 'abacus'"),
     ],
 )
 def test_load_says_what_is_wrong(config, checkpoint, device, error, words):
@@ -542,7 +542,7 @@ def test_confusion_matrix_by_hand():
 def test_evaluate_says_what_is_missing(model, tmp_path, labelled):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         evaluation.evaluate(model, tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="expected a data folder or a Config, got int"):
+    with pytest.raises(ValueError, match="expected an mmengine Config or the path of one, got int"):
         evaluation.evaluate(model, 3)
 
 

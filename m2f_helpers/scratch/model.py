@@ -200,7 +200,7 @@ class PixelDecoder(nn.Module):
         parts = x.split([h * w for h, w in sizes], 1)
         levels = [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
         fine = self.lateral(features[0])  # (B, C, H/4, W/4): the finest level joins by addition only
-        fine = fine + resize(levels[-1], fine.shape[2:])
+        fine = fine + resize(levels[-1].clone(memory_format=torch.channels_last), fine.shape[2:])
         return self.mask_feature(F.relu(self.output(fine), inplace=True)), levels
 
 

@@ -329,9 +329,10 @@ class Mask2Former(nn.Module):
         Raises: ValueError if these are not the weights of a Mask2Former: every tensor must find its place.
         """
         state, sizes = read(source, groups)
-        model = cls(sizes).to(state["decoder.query_feat.weight"].dtype)
+        with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+            model = cls(sizes)
         try:
-            model.load_state_dict(state)
+            model.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
         except RuntimeError as error:
             raise ValueError(f"these weights are not of a Mask2Former with {sizes}: {error}") from None
         return model.eval()

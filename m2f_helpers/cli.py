@@ -204,6 +204,16 @@ def pretrain(work: str, out: str, iterations: int, device: str | None) -> None:
 
 
 @main.command()
+@click.argument("address")
+def release(address: str) -> None:
+    """Write the public ADDRESS (on GitHub; "" for none) into pyproject.toml, README and notebooks of a checkout."""
+    from m2f_helpers.install import release as publishing
+
+    changed = publishing.release(address.rstrip("/"), Path.cwd())
+    click.echo("\n".join(map(str, changed)) or "nothing to change")
+
+
+@main.command()
 @click.argument("notebooks", nargs=-1)
 @click.option("--profile", default="demo", show_default=True, help="demo (CPU, no network) or ade20k (GPU advised).")
 @click.option("--data", type=click.Path(path_type=Path), help="Data in ADE20K's layout; without it, drawn scenes.")

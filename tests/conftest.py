@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # two test processes, and each torch would take all cores
@@ -40,6 +42,16 @@ def ade20k_sample() -> Path:
     if not SAMPLE.is_dir():
         pytest.skip("the two real ADE20K pairs (shared/ade20k_sample) are not here")
     return SAMPLE
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("*.whl"))
 
 
 def run_all(out: Path, data: Path | None = None) -> dict[str, execution.NotebookRun]:

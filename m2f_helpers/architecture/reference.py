@@ -104,7 +104,7 @@ def reference_batch(size: int = 512, images: int = 1) -> dict[str, list[Any]]:
 
     Args:
         size: height and width in pixels.
-        images: batch size; the pictures differ by their noise.
+        images: batch size; the images differ by their noise.
 
     Returns: `inputs`, a list of `(3, size, size)` uint8 tensors in BGR, and `data_samples` with `gt_sem_seg`
         `(1, size, size)` int64: wall 0, floor 3, ceiling 5, bed 7, painting 22, and a rim of 255 (ignored).
@@ -115,11 +115,11 @@ def reference_batch(size: int = 512, images: int = 1) -> dict[str, list[Any]]:
     for class_id, (top, bottom, left, right) in boxes.items():
         label_map[int(top * size) : int(bottom * size), int(left * size) : int(right * size)] = class_id
     colours = generator.integers(40, 215, (256, 3))
-    picture = colours[label_map].transpose(2, 0, 1)
+    image = colours[label_map].transpose(2, 0, 1)
     label_map[:, : size // 64] = 255
     inputs, samples = [], []
     for _ in range(images):
-        noisy = picture + generator.normal(0, 12, picture.shape)
+        noisy = image + generator.normal(0, 12, image.shape)
         inputs.append(torch.from_numpy(noisy.clip(0, 255).astype(np.uint8)))
         samples.append(_sample(label_map, size))
     return {"inputs": inputs, "data_samples": samples}

@@ -15,7 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ REPORT = "convert.json"
 SHARE = 0.2  # of the images that validate, where the source says nothing
 _VERSION = 1
 _PARTS = ("training", "validation")
+_AS_VALIDATION = {"test": "validation"}
 # how the pixels of a sensor lie to those that a viewer shows (EXIF 2.3, tag 274), for arrays (H, W)
 _TURNS = {
     2: np.fliplr,
@@ -146,20 +147,17 @@ def _check_apart(src: Path, dst: Path) -> None:
 
 def _parts(source: Source, val: float | None) -> tuple[list[Item], dict[str, str]]:
     """The items that take part, and the split of each by key where the source's own is kept."""
-    splits = {item.split for item in source.items}
-    if splits == {"training", "test"}:
+    found = {item.split for item in source.items}
+    if "validation" not in found and {"training", "test"} <= found:
         source.notes.append("there is no validation split: the test split validates")
-        source.items = [
-            Item(i.key, i.image, i.split.replace("test", "validation"), i.labels, i.shapes) for i in source.items
-        ]
-    if set(_PARTS) & splits and len(splits) > 1:
-        rest = [item.key for item in source.items if item.split not in _PARTS]
-        source.notes += (
-            [f"{len(rest)} pairs outside training and validation are left out: {some(rest)}"] if rest else []
-        )
+        source.items = [replace(item, split=_AS_VALIDATION.get(item.split, item.split)) for item in source.items]
+        found = {item.split for item in source.items}
+    if not set(_PARTS) <= found:
+        return source.items, {}
+    if rest := [item.key for item in source.items if item.split not in _PARTS]:
+        source.notes.append(f"{len(rest)} pairs outside training and validation are left out: {some(rest)}")
         source.items = [item for item in source.items if item.split in _PARTS]
-    whole = val is None and {item.split for item in source.items} == set(_PARTS)
-    return source.items, {item.key: item.split for item in source.items} if whole else {}
+    return source.items, {item.key: item.split for item in source.items} if val is None else {}
 
 
 def _check_names(items: list[Item]) -> None:
@@ -197,10 +195,12 @@ def _earlier(dst: Path, request: dict) -> Conversion:
 def _staging(dst: Path, request: dict) -> Iterator[Path]:
     """A folder beside `dst` to work in, for one process; what an equal run left there is taken up."""
     stage = dst.parent / f".{dst.name}.convert"
-    dst.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{stage}.lock")
     try:
+        dst.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
+    except PermissionError:
+        raise PermissionError(f"{dst.parent} may not be written to: choose another folder") from None
     except Timeout:
         raise ValueError(f"another process is converting into {dst}: wait for it, or give another folder") from None
     try:
@@ -211,7 +211,7 @@ def _staging(dst: Path, request: dict) -> Iterator[Path]:
             raise OSError(f"the disk is full; make room and run again, {dst} goes on from here") from None
         shutil.rmtree(stage, ignore_errors=True)
         raise
-    except Exception:
+    except ValueError:
         shutil.rmtree(stage, ignore_errors=True)
         raise
     finally:

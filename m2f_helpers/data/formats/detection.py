@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,12 @@ def open_source(root: str | Path, form: str = "auto", table: Table | None = None
     if form in ("coco", "labelme"):
         source = (polygons.coco_source if form == "coco" else polygons.labelme_source)(root, why)
     else:
-        table, given = (table, True) if table or form == "cityscapes" else (table_beside(root), False)
+        beside = table_beside(root) if not table and form != "cityscapes" else None
+        table = table or beside
+        if beside and form == "ids" and not beside.ids:  # a line for each id
+            table = replace(beside, ids=[(i,) for i in range(len(beside.names))])
         source = _MASK_FORMATS[form](root, why, table)
-        source.notes += [f"the classes come from {table.origin}"] if table and not given else []
+        source.notes += [f"the classes come from {beside.origin}"] if beside else []
     if table and not table.ids and not table.colors:
         source.names = table.names
     return source

@@ -48,13 +48,12 @@ def map_categories(
     Raises: ValueError naming the category, the class or the option that does not fit.
     """
     targets = {row.id: "" if row.ignored else _default(row) for row in categories}  # "": ignored
-    touched = set()
+    wishes = {}
     for word, target in [*((word, "255") for word in ignore), *(mapping or {}).items()]:
-        rows = _find(word, categories)
-        new = _target(str(target), categories)
-        targets |= {row.id: new for row in rows}
-        touched |= {row.id for row in rows}
-    _refuse_strays([row for row in categories if row.stray and row.id not in touched])
+        target = _target(str(target), categories)
+        wishes |= {row.id: target for row in _find(word, categories)}
+    _refuse_strays([row for row in categories if row.stray and row.id not in wishes])
+    targets |= {number: _follow(number, wishes, targets) for number in wishes}
     targets = _named(targets, categories, names) if names and not all(_has_name(r) for r in categories) else targets
     order = _order(targets, names)
     try:
@@ -63,6 +62,21 @@ def map_categories(
         raise ValueError(f"{error}{_hint(order, categories)}") from None
     ids = {name: i for i, name in enumerate(palette.names)}
     return Mapped(palette, {number: ids[name] if name else IGNORE for number, name in targets.items()})
+
+
+def parse_mapping(text: str) -> dict[str, str]:
+    """`{"4": "255", "7": "car"}` from `4=255,7=car`.
+
+    Raises: ValueError for a word without `=`, or two classes for one category.
+    """
+    mapping: dict[str, str] = {}
+    for word in text.split(","):
+        left, equals, right = (part.strip() for part in word.rpartition("="))
+        if not (left and equals and right):
+            raise ValueError(f"--map: expected CATEGORY=CLASS, got {word!r}")
+        if mapping.setdefault(left, right) != right:
+            raise ValueError(f"--map: {left!r} is mapped to {mapping[left]!r} and to {right!r}")
+    return mapping
 
 
 def _default(row: Category) -> str:
@@ -91,17 +105,26 @@ def _list(categories: Sequence[Category]) -> str:
     return some((f"{row.name} ({row.id})" if row.name else _default(row) for row in categories), 12)
 
 
-def _target(word: str, categories: Sequence[Category]) -> str:
-    """The class name that the right side of a mapping means; "" = ignored."""
+def _target(word: str, categories: Sequence[Category]) -> str | int:
+    """What the right side of a mapping means: a class name, the id of a category to go with, or "" = ignored."""
     word = plain(word)
     if word.casefold() in _IGNORE_WORDS:
         return ""
     try:
-        return _default(_find(word, categories)[0])
+        return _find(word, categories)[0].id
     except ValueError:
         if not word or word.lstrip("-").isdigit():
             raise ValueError(f"the class {word!r} to map to is no id of the source: give a name, or 255") from None
         return word
+
+
+def _follow(number: int, wishes: Mapping[int, str | int], targets: Mapping[int, str]) -> str:
+    """The class name at the end of a chain such as 9=4, 4=thing. Where names change places, each takes the other's."""
+    target, seen = wishes[number], {number}
+    while isinstance(target, int) and target in wishes and target not in seen:
+        seen.add(target)
+        target = wishes[target]
+    return targets[target] if isinstance(target, int) else target
 
 
 def _refuse_strays(strays: list[Category]) -> None:

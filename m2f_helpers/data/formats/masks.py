@@ -91,7 +91,7 @@ def _where_seen(items: Iterable[Item], read) -> dict[int, str]:
 
 def _by_table(seen: dict[int, str], table: Table) -> list[Category]:
     owners = {i: (k, name) for k, (name, ids) in enumerate(zip(table.names, table.ids, strict=True)) for i in ids}
-    rows = [Category(i, name, tuple(table.colors[k])) for i, (k, name) in owners.items()]
+    rows = [Category(i, name, tuple(table.colors[k]) if table.colors else None) for i, (k, name) in owners.items()]
     rows += [Category(i, "", ignored=True) for i in {*table.ignored, 255}]
     return rows + [Category(i, "", stray=path) for i, path in sorted(seen.items()) if i not in {r.id for r in rows}]
 

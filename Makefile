@@ -1,7 +1,7 @@
 # make tutorial   set up, then run all five notebooks on the demo profile (CPU, no network needed while they run)
 # make test       set up, then run the tests
 # make check      what is installed, what is wrong, which command mends it
-# make lab        open JupyterLab
+# make lab        open JupyterLab on copies of the notebooks in work/
 # make figures    remake the pictures of the README
 # Set PYTHON=python3.12 to choose an interpreter; otherwise the first of these that fits is taken.
 
@@ -23,8 +23,8 @@ check: $(READY)
 	$(BIN)/m2f check
 
 lab: $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt jupyterlab
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lab]'
+	$(BIN)/m2f lab
 
 figures: tutorial
 	$(BIN)/m2f figures runs notebooks/figures

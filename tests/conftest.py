@@ -92,11 +92,11 @@ def evidence():
 def small():
     """The same for the demo model with random weights and two pictures of 64x64: a few seconds."""
     from m2f_helpers.architecture import reference
-    from m2f_helpers.config import base_config
+    from m2f_helpers.config import base_config, build_model
 
     config = base_config("demo")
     config.model.data_preprocessor.size = (64, 64)
-    return reference.trace_run(config, reference.build_model(config), reference.reference_batch(64, images=2))
+    return reference.trace_run(config, build_model(config), reference.reference_batch(64, images=2))
 
 
 def check_executed(run: execution.NotebookRun) -> None:

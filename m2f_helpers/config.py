@@ -18,7 +18,8 @@ from typing import Any
 import mmseg
 from mmengine.config import Config, ConfigDict
 
-from m2f_helpers.data.layout import find_layout
+from m2f_helpers.data.dataset import PairDataset
+from m2f_helpers.data.layout import SPLITS, read_data
 from m2f_helpers.palette import ade20k_palette
 from m2f_helpers.profiles import Profile, get_profile
 
@@ -121,8 +122,8 @@ def finetune_edits(
     edited = set_data(profile_edits(profile), data, max_val=profile.max_val)
     if len(crop_size):
         edited = set_crop(edited, list(crop_size))
-    pictures = find_layout(data).train.pictures
-    edited = set_schedule(edited, iterations or profile.iterations_for(pictures), log_interval=profile.log_interval)
+    images = len(read_data(data).train)
+    edited = set_schedule(edited, iterations or profile.iterations_for(images), log_interval=profile.log_interval)
     return set_weights(edited, weights)
 
 
@@ -147,29 +148,26 @@ def set_data(source: Config | Edited, root: str | Path, max_val: int = 0) -> Edi
 
     Args:
         source: config, or what another edit returned.
-        root: ADE20K layout (`images/training`, `annotations/training`, `.../validation`), the same with `train` and
-            `val`,
-            or flat (`images/`, and `annotations/`, `labels/` or `masks/`): then every fifth picture is for validation.
+        root: folder that `layout.read_data` can read.
         max_val: use at most this many pictures for validation and test; 0 means all.
 
     Returns: the edited config.
-    Raises: FileNotFoundError if the folder is not there or has no such layout.
+    Raises: FileNotFoundError if the folder is not there or has no such layout; ValueError if a split has no pair.
     """
-    found = find_layout(root)
-    values: dict[str, Any] = {}
+    found = read_data(root).need()
+    values: dict[str, Any] = {"custom_imports": {"imports": [PairDataset.__module__], "allow_failed_imports": False}}
     for loader in LOADERS:
-        part = found.train if loader == "train_dataloader" else found.val
-        indices = part.indices
-        if loader != "train_dataloader" and max_val:
-            indices = max_val if indices is None else indices[:max_val]
-        where = f"{loader}.dataset"
-        values[f"{where}.data_root"] = str(found.root)
-        values[f"{where}.data_prefix"] = {"img_path": part.images, "seg_map_path": part.labels}
-        if indices is not None:
-            values[f"{where}.indices"] = indices
-        if found.suffix != ".jpg":
-            values[f"{where}.img_suffix"] = found.suffix
-    return _apply(source, values, f"data in {found.root.name}/, layout {found.name}")
+        where, training = f"{loader}.dataset", loader == "train_dataloader"
+        own = "metainfo" in get_value(_start(source).cfg, where)  # classes of one's own, by `set_classes`
+        values[f"{where}.type"] = PairDataset.__name__
+        values[f"{where}.data_root"] = str(found.root.resolve())
+        values[f"{where}.data_prefix"] = {}
+        values[f"{where}.split"] = SPLITS[not training]
+        if not own:
+            values[f"{where}.reduce_zero_label"] = True
+        if max_val and not training:
+            values[f"{where}.indices"] = min(max_val, len(found.val))
+    return _apply(source, values, f"data in {found.root.resolve().name}/, layout {found.layout}")
 
 
 def _inherit_zero_label(source: Config | Edited) -> Edited:
@@ -326,7 +324,8 @@ def set_classes(
         "model.decode_head.loss_cls.class_weight": [1.0] * count + [0.1],
     }
     for dataset in _DATASETS:
-        values[f"{dataset}.type"] = "BaseSegDataset"
+        if get_value(edited.cfg, f"{dataset}.type") != PairDataset.__name__:
+            values[f"{dataset}.type"] = "BaseSegDataset"
         values[f"{dataset}.metainfo"] = {"classes": tuple(classes), "palette": palette}
         values[f"{dataset}.reduce_zero_label"] = reduce_zero_label
     return _apply(edited, values, f"{count} classes; the loss has one weight more, 0.1, for 'no object'")

@@ -106,12 +106,12 @@ def _labelled_pictures(model: Any, data: Any) -> Any:
         raise ValueError(f"expected a data folder or a Config, got {type(data).__name__}")
     settings = copy.deepcopy(config.val_dataloader.dataset)
     settings.pipeline = [{"type": "LoadAnnotations"}]
-    pictures = Path(settings.get("data_root") or "") / settings.data_prefix.img_path
-    if not pictures.is_dir():
-        raise FileNotFoundError(f"the folder of validation pictures {pictures} does not exist; see config.set_data")
+    root = Path(settings.get("data_root") or "")
+    if not root.is_dir():
+        raise FileNotFoundError(f"the folder of validation images {root} does not exist; see config.set_data")
     dataset = DATASETS.build(settings)
     if not len(dataset):
-        raise ValueError(f"no validation pictures in {pictures}")
+        raise ValueError(f"no validation images in {root}")
     return dataset
 
 

@@ -13,16 +13,25 @@ import pytest
 
 import m2f_helpers  # noqa: F401  first of all: registers the stand-in for mmcv's compiled ops
 from m2f_helpers import execution
+from tests.solutions import with_solutions
 
-LONGEST_FIRST = ["test_notebooks.py", "test_notebooks_real.py"]
+# What is expensive is made once per suite: all tests that use such a fixture go to the same process. Longest first.
+SHARED = ("tutorial", "real", "evidence")
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 SAMPLE = ROOT.parent / "shared" / "ade20k_sample"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first, so that no process is left with them at the end."""
-    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99)
+    """Group the tests by the shared fixture they use, else by file, and put the groups that take longest first."""
+
+    def group(item: pytest.Item) -> str:
+        return next((name for name in SHARED if name in item.fixturenames), str(item.path))
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: (*SHARED, group(item)).index(group(item)))
 
 
 @pytest.fixture(scope="session")
@@ -34,10 +43,29 @@ def ade20k_sample() -> Path:
 
 
 def run_all(out: Path, data: Path | None = None) -> dict[str, execution.NotebookRun]:
-    """Run every notebook into `out`; one that fails is returned with its error, so that its own test says so."""
+    """Run every notebook into `out`; one that fails is returned with its error, so that its own test says so.
+
+    Below each exercise stands a cell more, with the solution.
+    """
     common = {"PROFILE": "demo", "DATA_DIR": str(data) if data else "", "OUT_DIR": str(out)}
-    notebooks = execution.list_notebooks()
-    return {name: execution.run_notebook(name, path, out, common) for name, path in notebooks.items()}
+    runs, sources = {}, out / "solved"
+    sources.mkdir()
+    for name, path in execution.list_notebooks().items():
+        nbformat.write(with_solutions(nbformat.read(path, as_version=4)), sources / path.name)
+        runs[name] = execution.run_notebook(name, sources / path.name, out, common)
+    return runs
+
+
+@pytest.fixture(scope="session")
+def tutorial(tmp_path_factory) -> dict[str, execution.NotebookRun]:
+    """All five notebooks, executed once, as `make tutorial` does."""
+    return run_all(tmp_path_factory.mktemp("tutorial"))
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory, ade20k_sample) -> dict[str, execution.NotebookRun]:
+    """The same on the two real ADE20K pairs."""
+    return run_all(tmp_path_factory.mktemp("real"), data=ade20k_sample)
 
 
 @pytest.fixture(scope="session")

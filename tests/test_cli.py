@@ -84,4 +84,5 @@ def test_unknown_command_and_version():
     module = [sys.executable, "-m", "m2f_helpers", "--help"]
     done = subprocess.run(module, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("Usage: m2f [OPTIONS] COMMAND")
-    assert __version__ in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    version = CliRunner().invoke(main, ["--version"]).output
+    assert version == f"m2f, version {__version__}\n"  # of the installed distribution, and of the package itself

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from m2f_helpers.images import MAX_PIXELS, list_images, read_image
+from m2f_helpers import images
+from m2f_helpers.images import list_images, read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 EXIF_ORIENTATION = 0x0112
@@ -174,12 +175,15 @@ def test_bad_input_gets_one_sentence(tmp_path, case):
     assert type(caught.value) in (ValueError, FileNotFoundError, PermissionError)
 
 
-def test_there_are_at_least_25_kinds_of_bad_input():
-    assert len(BAD) >= 25
-
-
-def test_the_limit_is_pillows_own():
-    assert MAX_PIXELS <= 2 * Image.MAX_IMAGE_PIXELS
+def test_the_limit_holds_to_the_pixel(tmp_path, monkeypatch):
+    """Pillow itself only warns at its limit and raises at twice that; ours refuses the first pixel too many."""
+    path = tmp_path / "wide.png"
+    Image.new("L", (40, 25)).save(path)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    assert read_image(path).shape == (25, 40, 3)
+    monkeypatch.setattr(images, "MAX_PIXELS", 999)
+    with pytest.raises(ValueError, match=r"wide\.png has (40 x 25|more than 999) pixels"):
+        read_image(path)
 
 
 def test_list_images(tmp_path):

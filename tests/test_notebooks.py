@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import nbformat
 import pytest
 
-from m2f_helpers.execution import NotebookRun
-from tests.conftest import check_executed, run_all
+from tests.conftest import NOTEBOOKS, check_executed
+from tests.solutions import read_exercises, verdicts
 
 NAMES = ["01_install", "02_resize_ade20k", "03_architecture", "04_finetune", "05_inference"]
 SECONDS = {  # limits for a busy machine; a notebook that hangs is what they are for
@@ -19,16 +20,17 @@ SECONDS = {  # limits for a busy machine; a notebook that hangs is what they are
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
-@pytest.fixture(scope="module")
-def tutorial(tmp_path_factory) -> dict[str, NotebookRun]:
-    """All five notebooks, executed once, as `make tutorial` does."""
-    return run_all(tmp_path_factory.mktemp("tutorial"))
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_cell_runs_quietly_and_draws(tutorial, name):
     check_executed(tutorial[name])
     assert 0 < tutorial[name].seconds < SECONDS[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exercises_are_not_solved_as_they_come_and_right_with_the_solution(tutorial, name):
+    found = read_exercises(nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4))
+    expected = [(exercise.number, right) for exercise in found for right in (False, True)]
+    assert verdicts(nbformat.read(tutorial[name].path, as_version=4)) == expected
 
 
 def test_01_install(tutorial):

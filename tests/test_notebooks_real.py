@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from m2f_helpers.execution import NotebookRun
 from m2f_helpers.profiles import get_profile
-from tests.conftest import check_executed, run_all
+from tests.conftest import check_executed
 from tests.test_notebooks import NAMES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory, ade20k_sample) -> dict[str, NotebookRun]:
-    return run_all(tmp_path_factory.mktemp("real"), data=ade20k_sample)
 
 
 @pytest.mark.parametrize("name", NAMES)

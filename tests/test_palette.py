@@ -8,7 +8,18 @@ import json
 import numpy as np
 import pytest
 
-from m2f_helpers.palette import IGNORE, IGNORE_COLOR, ade20k_palette, load_palette
+from m2f_helpers.palette import (
+    IGNORE,
+    IGNORE_COLOR,
+    UNKNOWN,
+    ade20k_palette,
+    distinct_colors,
+    load_palette,
+    own_palette,
+    palette_of,
+    read_classes,
+    write_classes,
+)
 from m2f_helpers.resources import resource
 
 
@@ -128,3 +139,111 @@ def test_file_that_is_not_json(tmp_path):
     path.write_text("classes: 150", encoding="utf-8")
     with pytest.raises(ValueError, match="expected JSON of the form"):
         load_palette(path)
+
+
+# --- Classes of one's own ----------------------------------------------------------------------------------------
+
+HARD_NAMES = ["Straße, nass", "on/off ramp", "  bed ", "a=b: c", 'père\'s "chat"', "道路"]
+
+
+def test_what_ids_on_disk_mean():
+    palette = own_palette(["road", "car", "sky"], on_disk=[7, (26, 27), 23], ignored=[0, 3])
+    assert palette.from_disk[[7, 26, 27, 23, 0, 3, 255, 8]].tolist() == [0, 1, 1, 2, IGNORE, IGNORE, IGNORE, UNKNOWN]
+    assert palette.to_disk[[0, 1, 2, 255]].tolist() == [7, 26, 23, 0]
+    assert own_palette(["a", "b"]).to_disk[[0, 1, 255]].tolist() == [0, 1, 255]
+
+
+def test_ade20k_on_disk():
+    table = ade20k_palette().from_disk
+    assert table[1:151].tolist() == list(range(150)) and table[[0, 255]].tolist() == [IGNORE, IGNORE]
+    assert (table[151:255] == UNKNOWN).all()
+    assert ade20k_palette().to_disk[[0, 149, 255]].tolist() == [1, 150, 0]
+
+
+def test_own_colors_differ_also_from_ignore_and_are_the_same_every_time():
+    palette = own_palette([f"class {i}" for i in range(254)])
+    colors = {tuple(color) for color in palette.colors.tolist()}
+    assert len(colors) == 254 and IGNORE_COLOR not in colors
+    assert distinct_colors(3) == palette.colors[:3].tolist() == [[214, 0, 0], [140, 59, 255], [1, 135, 0]]
+    label_map = np.array([[0, 100, 253, IGNORE]], dtype=np.uint8)
+    assert np.array_equal(palette.decode(palette.colorize(label_map)).label_map, label_map)
+
+
+def test_classes_survive_the_file(tmp_path):
+    palette = own_palette(HARD_NAMES, on_disk=[0, (1, 9), 2, 3, 4, 250], ignored=[11])
+    write_classes(tmp_path / "classes.json", palette)
+    back = read_classes(tmp_path / "classes.json")
+    assert back == palette and back.names[2] == "bed" and back.ignored == (11, 255)
+
+
+def test_a_file_of_names_alone_counts_from_0(tmp_path):
+    path = tmp_path / "classes.json"
+    path.write_text('{"classes": [{"name": "soil"}, {"name": "plant"}]}', encoding="utf-8")
+    assert read_classes(path) == own_palette(["soil", "plant"])
+
+
+def test_palette_of_what_speaks_of_classes():
+    from types import SimpleNamespace
+
+    from mmengine import Config
+    from mmseg.datasets import ADE20KDataset
+
+    palette = own_palette(HARD_NAMES)
+    dataset = {"type": "BaseSegDataset", "metainfo": palette.meta}
+    wrapped = {"type": "RepeatDataset", "times": 2, "dataset": dataset}
+    sources = [palette, palette.meta, {"dataset_meta": palette.meta}, SimpleNamespace(dataset_meta=palette.meta)]
+    sources += [Config({"train_dataloader": {"dataset": entry}}) for entry in (dataset, wrapped)]
+    assert all(palette_of(source) == palette for source in sources)
+    assert palette_of({"classes": ["a", "b"]}) == own_palette(["a", "b"])
+    for source in (ADE20KDataset.METAINFO, Config({"train_dataloader": {"dataset": {"type": "ADE20KDataset"}}})):
+        assert palette_of(source) is ade20k_palette()
+    for source in ({}, None, SimpleNamespace(dataset_meta=None), Config({"train_dataloader": {"dataset": {}}})):
+        with pytest.raises(ValueError, match="no class names in"):
+            palette_of(source)
+
+
+OWN = {
+    "one class": ({"names": ["a"]}, "expected 2 to 254 classes, got 1"),
+    "255 classes": ({"names": [str(i) for i in range(255)]}, "expected 2 to 254 classes, got 255"),
+    "one string": ({"names": "road,sky"}, "expected a list of class names, got 'road,sky'"),
+    "twice": ({"names": ["Car", "sky", "car "]}, "class names must differ, got 'Car' and 'car'"),
+    "empty": ({"names": ["a", " "]}, "expected printable class names, got ''"),
+    "line break": ({"names": ["a", "b\nc"]}, "printable class names"),
+    "colours missing": ({"colors": [[1, 2, 3]]}, "expected 2 colours for 2 classes, got 1"),
+    "no colour": ({"colors": [[1, 2, 3], [0, 256, 0]]}, r"class 'b': expected a colour .* got \[0, 256, 0\]"),
+    "same colour": ({"colors": [[1, 2, 3], (1, 2, 3)]}, r"classes 'a' and 'b' have the same colour \[1, 2, 3\]"),
+    "ids missing": ({"on_disk": [1]}, "ids on disk for each of 2 classes, got 1"),
+    "id too large": ({"on_disk": [1, 300]}, "class 'b': expected ids on disk 0..255, got .300"),
+    "no id": ({"on_disk": [1, []]}, "class 'b' has no id on disk"),
+    "id twice": ({"on_disk": [1, (2, 1)]}, "id 1 on disk belongs to class 'a' and to class 'b'"),
+    "id ignored": ({"ignored": [1]}, "id 1 on disk belongs to class 'b' and to the ignored ids"),
+    "255 is ignored": ({"on_disk": [1, 255]}, "id 255 on disk belongs to class 'b' and to the ignored ids"),
+}
+
+
+@pytest.mark.parametrize("case", OWN)
+def test_own_palette_refuses(case):
+    values, message = OWN[case]
+    with pytest.raises(ValueError, match=message):
+        own_palette(**({"names": ["a", "b"]} | values))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "expected JSON, got"),
+        ("[]", "expected .*classes"),
+        ('{"classes": ["a", "b"]}', "expected classes with"),
+        ('{"classes": [{"name": "a", "colour": [1, 2, 3]}, {"name": "b"}]}', "expected classes with"),
+        ('{"classes": [{"name": "a", "color": [1, 2, 3]}, {"name": "b"}]}', "class 'b' has no \"color\""),
+        ('{"classes": [{"name": "a"}, {"name": "a"}]}', "must differ"),
+        ('{"classes": [{"name": "a"}, {"name": "b"}], "ignored": 3}', "expected a list of ids under"),
+        ('{"classes": [{"name": "a"}, {"name": "b"}], "ignore": []}', "expected .*ignored"),
+    ],
+)
+def test_bad_classes_file_gets_one_sentence_with_its_name(tmp_path, text, message):
+    path = tmp_path / "classes.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message) as error:
+        read_classes(path)
+    assert str(path) in str(error.value)

@@ -40,6 +40,7 @@ OTHERS = [  # as in pyproject.toml, one to a line there
     "tqdm",
     "click",
     "pooch",
+    "colorcet",
     "psutil",
     "pygments",
     "ipywidgets",
@@ -70,6 +71,7 @@ class Machine:
 
     `distributions` maps lower-case names of installed distributions to versions, `loaded` names of loaded modules to
     their `__version__` (or ""), `extension` says what stands behind `mmcv._ext`: "absent", "compiled" or an error text.
+    `fast_op`: "" without numba, "loads", or why it does not.
     """
 
     python: tuple[int, ...]
@@ -97,7 +99,7 @@ def gather(path: Iterable[str] | None = None) -> Machine:
         environ=dict(os.environ),
         torch=_probe_torch() if "torch" in names else "",
         extension=_probe_extension() if "mmcv" in names or "mmcv-lite" in names else "absent",
-        fast_op=_probe_fast_op() if "torch-ms-deform-attn" in names else "",
+        fast_op=_probe_fast_op() if names.keys() >= {"numba", "torch"} else "",
     )
 
 
@@ -209,10 +211,8 @@ def _judge_extension(machine: Machine) -> Finding:
         found = f"compiled for another torch: {machine.extension}"
         return Finding("mmcv ops", found, "compiled or stand-in", "wrong", again)
     if fast and fast != "loads":
-        again = "pip install --force-reinstall --no-deps --no-cache-dir --no-build-isolation torch-ms-deform-attn"
-        found = f"torch-ms-deform-attn does not load ({fast}); the PyTorch path runs"
-        return Finding("mmcv ops", found, "compiled or stand-in", "note", again)
-    how = "through torch-ms-deform-attn" if fast else "in PyTorch"
+        return Finding("mmcv ops", fast, "compiled or stand-in", "note", "pip install --upgrade numba")
+    how = "through numba on a CPU" if fast else "in PyTorch"
     return Finding("mmcv ops", f"stand-in, deformable attention runs {how}", "compiled or stand-in", "ok")
 
 
@@ -308,10 +308,10 @@ def _probe_extension() -> str:
 
 def _probe_fast_op() -> str:
     try:
-        importlib.import_module("torch_ms_deform_attn")
+        from m2f_helpers.install import kernels  # here, not above: it imports torch, which may be missing
     except (ImportError, OSError) as error:
         return _first_line(error)
-    return "loads"
+    return kernels.why_not() or "loads"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -26,8 +25,6 @@ EXTENSION = "mmcv._ext"
 ATTENTION_MODULE = "mmcv.ops.multi_scale_deform_attn"
 DATASET_MODULE = "mmengine.dataset.base_dataset"
 BUILD_COMMAND = 'pip install "setuptools<82" wheel ninja && pip install --no-build-isolation --no-cache-dir mmcv==2.1.0'
-
-_fast_enabled = True
 
 
 def register() -> None:
@@ -64,19 +61,19 @@ def is_stand_in() -> bool:
 
 
 def fast_attention_available() -> bool:
-    """True if the optional package torch-ms-deform-attn is installed and can be loaded."""
-    return _fast_op() is not None
+    """True if numba is installed and works (extra `fast`): see `install.kernels`."""
+    from m2f_helpers.install import kernels  # here, as in the functions below: it imports torch
+
+    return kernels.available()
 
 
 @contextmanager
 def pytorch_attention() -> Iterator[None]:
-    """Within the block, deformable attention runs mmcv's own PyTorch code even if the fast op is installed."""
-    global _fast_enabled
-    before, _fast_enabled = _fast_enabled, False
-    try:
+    """Within the block, deformable attention runs mmcv's own PyTorch code even if the kernels are there."""
+    from m2f_helpers.install import kernels
+
+    with kernels.disabled():
         yield
-    finally:
-        _fast_enabled = before
 
 
 def deformable_attention(value: Any, shapes: Any, locations: Any, weights: Any) -> Any:
@@ -90,15 +87,11 @@ def deformable_attention(value: Any, shapes: Any, locations: Any, weights: Any) 
 
     Returns: `(B, Q, C)` float. Agrees with mmcv's `multi_scale_deformable_attn_pytorch` to 1e-5, gradients too.
     """
-    import torch
+    from m2f_helpers.install import kernels
 
-    op = _fast_op() if _fast_enabled else None
-    if op is None:
-        return _pytorch_attention_function()(value, shapes, locations, weights)
-    shapes = torch.as_tensor(shapes, device=value.device)
-    areas = shapes.prod(1)
-    starts = torch.cat([areas.new_zeros(1), areas.cumsum(0)[:-1]])
-    return op(value.contiguous(), shapes, starts, locations.contiguous(), weights.contiguous())
+    if kernels.usable(value):
+        return kernels.deformable_attention(value, shapes, locations, weights)
+    return _pytorch_attention_function()(value, shapes, locations, weights)
 
 
 def _attention_forward(value, shapes, starts, locations, weights, im2col_step=64):
@@ -135,17 +128,6 @@ def _pytorch_attention_function() -> Callable[..., Any]:
     return getattr(
         module.multi_scale_deformable_attn_pytorch, "__wrapped__", module.multi_scale_deformable_attn_pytorch
     )
-
-
-@cache
-def _fast_op() -> Callable[..., Any] | None:
-    if importlib.util.find_spec("torch_ms_deform_attn") is None:
-        return None
-    try:
-        from torch_ms_deform_attn import ms_deform_attn
-    except (ImportError, OSError):  # built against another torch: `m2f check` reports it
-        return None
-    return ms_deform_attn
 
 
 def _missing_op(name: str) -> Callable[..., Any]:
@@ -212,14 +194,12 @@ def _run_after(loader: Any, change: Callable[[ModuleType], None]) -> None:
 
 
 def _route_attention(module: ModuleType) -> None:
-    """With the fast op installed, CPU tensors take it as well; without it, mmcv stays exactly as it is."""
-    if not fast_attention_available():
+    """With numba installed, CPU tensors take the kernels; without it, mmcv stays exactly as it is."""
+    if importlib.util.find_spec("numba") is None:
         return
     original = module.multi_scale_deformable_attn_pytorch
 
     def multi_scale_deformable_attn_pytorch(value, value_spatial_shapes, sampling_locations, attention_weights):
-        if not _fast_enabled:
-            return original(value, value_spatial_shapes, sampling_locations, attention_weights)
         return deformable_attention(value, value_spatial_shapes, sampling_locations, attention_weights)
 
     multi_scale_deformable_attn_pytorch.__wrapped__ = original

@@ -94,9 +94,7 @@ def test_attention_module_runs_on_cuda():
     assert torch.allclose(on_cpu, on_cuda.cpu(), atol=1e-4)
 
 
-@pytest.mark.skipif(
-    not mmcv_ops.fast_attention_available(), reason="torch-ms-deform-attn is not installed (extra: fast)"
-)
+@pytest.mark.skipif(not mmcv_ops.fast_attention_available(), reason="numba is not installed (extra: fast)")
 def test_fast_op_agrees_with_pytorch_path():
     inputs = random_inputs(requires_grad=True)
     tensors = [inputs[0], inputs[2], inputs[3]]

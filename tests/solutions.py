@@ -1,0 +1,54 @@
+"""Exercises and their solutions, read from a notebook: how a test puts each solution into its cell."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import nbformat
+
+from m2f_helpers import exercises
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: the position of its code cell, the line that asks `check`, and the code of the folded solution."""
+
+    number: str
+    cell: int
+    question: str
+    solution: str
+
+
+def read_exercises(notebook: Any) -> list[Exercise]:
+    """Every code cell whose last statement is `check("NN.N", ...)`, with the Python block below `### Solution NN.N`."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    found = []
+    for position, cell in enumerate(notebook.cells):
+        last = ast.parse(cell.source).body[-1:] if cell.cell_type == "code" else []
+        match = re.match(r"check\(['\"](\d\d\.\d+)['\"]", ast.unparse(last[0])) if last else None
+        if match:
+            number = match.group(1)
+            solution = re.search(rf"^### Solution {number}\n.*?```python\n(.*?)```.*?</details>", text, re.M | re.S)
+            question = ast.get_source_segment(cell.source, last[0])
+            found.append(Exercise(number, position, question, solution.group(1) if solution else ""))
+    return found
+
+
+def with_solutions(notebook: Any) -> Any:
+    """A copy that asks each exercise twice: as it comes, and in a new cell with the solution."""
+    solved = copy.deepcopy(notebook)
+    for exercise in reversed(read_exercises(notebook)):
+        cell = nbformat.v4.new_code_cell(f"{exercise.solution}\n{exercise.question}", metadata={"tags": ["solution"]})
+        solved.cells.insert(exercise.cell + 1, cell)
+    return solved
+
+
+def verdicts(notebook: Any) -> list[tuple[str, bool]]:
+    """What `check` said in an executed notebook, in order: number of the exercise, right or not yet."""
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    found = [data[exercises.MIME] for data in outputs if exercises.MIME in data]
+    return [(entry["exercise"], entry["right"]) for entry in found]

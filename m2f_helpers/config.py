@@ -18,9 +18,9 @@ from typing import Any
 import mmseg
 from mmengine.config import Config, ConfigDict
 
-from m2f_helpers.data.dataset import PairDataset
+from m2f_helpers.data.dataset import READERS, PairDataset
 from m2f_helpers.data.layout import SPLITS, read_data
-from m2f_helpers.palette import ade20k_palette
+from m2f_helpers.palette import Palette, ade20k_palette
 from m2f_helpers.profiles import Profile, get_profile
 
 CONFIGS = Path(mmseg.__file__).parent / ".mim" / "configs"
@@ -119,7 +119,10 @@ def finetune_edits(
     Returns: the edited config, ready for `training.train`.
     """
     profile = get_profile(profile)
-    edited = set_data(profile_edits(profile), data, max_val=profile.max_val)
+    edited, classes = profile_edits(profile), read_data(data).classes
+    if classes is not ade20k_palette():
+        edited = set_classes(edited, classes.names, classes.colors.tolist())
+    edited = set_data(edited, data, max_val=profile.max_val)
     if len(crop_size):
         edited = set_crop(edited, list(crop_size))
     images = len(read_data(data).train)
@@ -155,19 +158,36 @@ def set_data(source: Config | Edited, root: str | Path, max_val: int = 0) -> Edi
     Raises: FileNotFoundError if the folder is not there or has no such layout; ValueError if a split has no pair.
     """
     found = read_data(root).need()
+    edited = _start(source)
     values: dict[str, Any] = {"custom_imports": {"imports": [PairDataset.__module__], "allow_failed_imports": False}}
     for loader in LOADERS:
         where, training = f"{loader}.dataset", loader == "train_dataloader"
-        own = "metainfo" in get_value(_start(source).cfg, where)  # classes of one's own, by `set_classes`
         values[f"{where}.type"] = PairDataset.__name__
         values[f"{where}.data_root"] = str(found.root.resolve())
         values[f"{where}.data_prefix"] = {}
         values[f"{where}.split"] = SPLITS[not training]
-        if not own:
-            values[f"{where}.reduce_zero_label"] = True
+        if "metainfo" not in get_value(edited.cfg, where):  # else `set_classes` has said it
+            values |= {f"{where}.{key}": value for key, value in _classes_on_disk(found.classes).items()}
         if max_val and not training:
             values[f"{where}.indices"] = min(max_val, len(found.val))
-    return _apply(source, values, f"data in {found.root.resolve().name}/, layout {found.layout}")
+        for i, step in enumerate(get_value(edited.cfg, f"{where}.pipeline")):
+            if step["type"] in READERS:
+                values[f"{where}.pipeline.{i}.type"] = READERS[step["type"]]
+    return _apply(edited, values, f"data in {found.root.resolve().name}/, layout {found.layout}")
+
+
+def mmseg_names(steps: Any) -> Any:
+    """A pipeline with mmseg's names for the steps that read files, which `set_data` gave others."""
+    theirs = {ours: theirs for theirs, ours in READERS.items()}
+    return [{**step, "type": theirs.get(step.get("type"), step.get("type"))} for step in steps]
+
+
+def _classes_on_disk(classes: Palette) -> dict[str, Any]:
+    """What a `PairDataset` is told of the classes."""
+    if classes is ade20k_palette():
+        return {"reduce_zero_label": True}
+    on_disk = [list(entry.on_disk) for entry in classes.classes]
+    return {"metainfo": classes.meta, "on_disk": on_disk, "ignored": list(classes.ignored), "reduce_zero_label": False}
 
 
 def _inherit_zero_label(source: Config | Edited) -> Edited:

@@ -10,19 +10,23 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from m2f_helpers.data.labels import LabelProblem
+from tqdm.auto import tqdm
+
+from m2f_helpers.data.labels import IGNORE, LabelError, LabelProblem, count_ids, read_label
 from m2f_helpers.images import SUFFIXES
-from m2f_helpers.palette import Palette, ade20k_palette
+from m2f_helpers.palette import CLASSES_FILE, Palette, ade20k_palette, own_palette, read_classes
 
 SPLITS = ("training", "validation")  # as ADE20K calls them
 FOLDER = "ADEChallengeData2016"
 OFFER = 'the demo profile needs no download: notebook 02 with DATA_DIR = "", or `m2f scenes DIR`'
 LABEL_FOLDERS = ("annotations", "labels", "masks")
 LABEL_SUFFIXES = (".png",)
+ADE20K_LAYOUT = "images/training, annotations/training, images/validation, annotations/validation"
 _SPLIT_NAMES = (("training", "train"), ("validation", "val", "valid"))
 _FULL_EDITIONS = ("ADE20K_2016_07_26", "ADE20K_2021_17_01")
 
@@ -58,8 +62,14 @@ class DataFolder:
 
     @cached_property
     def classes(self) -> Palette:
-        """What the ids mean."""
-        return ade20k_palette()
+        """What the ids mean: `classes.json`; without it ADE20K in ADE20K's layout, else a class for each id found.
+
+        Raises: ValueError if there is no `classes.json` and fewer than two ids are found.
+        """
+        if (self.root / CLASSES_FILE).is_file():
+            return read_classes(self.root / CLASSES_FILE)
+        of_ade20k = set(self.layout.split(", ")) <= set(ADE20K_LAYOUT.split(", "))
+        return ade20k_palette() if of_ade20k else _palette_found(self)
 
     def need(self, *splits: str) -> DataFolder:
         """Itself; ValueError if one of these splits (default: both) has no pair."""
@@ -100,6 +110,21 @@ def read_data(root: str | Path) -> DataFolder:
         reason = f"; {found.problems[0]}" if found.problems else ""
         raise ValueError(f"{root}: no image with a label map in {found.layout}{reason}")
     return found
+
+
+def _palette_found(data: DataFolder) -> Palette:
+    """One class for each id in the label maps, 255 left out."""
+    ids: set[int] = set()
+    for pair in tqdm(data.pairs, desc="looking for classes", disable=len(data.pairs) < 500):
+        with suppress(LabelError):  # `check` names the file
+            ids |= count_ids(read_label(pair.label.read_bytes())).keys()
+    found = sorted(ids - {IGNORE})
+    if len(found) < 2:
+        raise ValueError(
+            f"{data.root}: at least two classes are needed, the label maps hold the ids {found}; name them in "
+            f"{CLASSES_FILE} or with `m2f convert {data.root} NEW --classes ...`"
+        )
+    return own_palette([f"class {i}" for i in found], on_disk=found)
 
 
 def _has(root: Path, labels: str, split: str) -> bool:

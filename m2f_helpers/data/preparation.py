@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from m2f_helpers import files
 from m2f_helpers.data import pairs
 from m2f_helpers.data.labels import IGNORE, LabelProblem
-from m2f_helpers.data.layout import read_data
+from m2f_helpers.data.layout import DataFolder, read_data
 from m2f_helpers.data.pairs import Job, Result, Settings
 from m2f_helpers.data.resize import check_size_and_mode
 from m2f_helpers.palette import NUM_CLASSES, ade20k_palette
@@ -117,11 +117,7 @@ def prepare(
     data, dst = read_data(src), Path(dst)
     _check_destination(data.root, dst)
     settings = Settings((int(size[0]), int(size[1])), mode, num_classes, reduce_zero_label)
-    jobs = [
-        Job(f"{split}/{pair.name}", pair.image, pair.label, dst, settings)
-        for split, found in data.splits.items()
-        for pair in found
-    ]
+    jobs = _make_jobs(data, dst, settings)
     lines, todo, old_keys = _resume(dst, settings, jobs)
     kept = len(lines)
     workers = workers or _choose_workers(len(todo))
@@ -152,6 +148,11 @@ def _check_destination(src: Path, dst: Path) -> None:
     foreign = dst.is_dir() and not (dst / MANIFEST).exists() and any(not p.name.startswith(".") for p in dst.iterdir())
     if foreign:
         raise ValueError(f"{dst} holds files that `prepare` did not write: choose an empty or new folder")
+
+
+def _make_jobs(data: DataFolder, dst: Path, settings: Settings) -> list[Job]:
+    pairs_of = data.splits.items()
+    return [Job(f"{split}/{p.name}", p.image, p.label, dst, settings) for split, found in pairs_of for p in found]
 
 
 def _resume(dst: Path, settings: Settings, jobs: list[Job]) -> tuple[dict[str, str], list[Job], set[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 from mmengine.config import Config, ConfigDict
 
-from m2f_helpers.config import LOADERS, PIPELINES, Edited, class_names
+from m2f_helpers.config import LOADERS, PIPELINES, Edited, class_names, mmseg_names
 from m2f_helpers.data.dataset import PairDataset
 from m2f_helpers.data.labels import check_pair
 from m2f_helpers.data.layout import Pair, match, read_data
@@ -118,7 +118,7 @@ def _pipelines(cfg: Config) -> Iterator[str]:
         if steps is None:
             yield f"{key} is missing; start from base_config(profile)"
             continue
-        kinds = [step["type"] for step in steps]
+        kinds = [step["type"] for step in mmseg_names(steps)]
         order = TRAIN_ORDER if key.startswith("train") else TEST_ORDER
         missing = [kind for kind in order if kind not in kinds]
         if missing:
@@ -142,7 +142,7 @@ def _zero_label(cfg: Config, key: str, steps: Any) -> Iterator[str]:
     """The pipeline and the data set must agree on what 0 means."""
     dataset = cfg["test_dataloader" if key == "test_pipeline" else key.split(".")[0]].dataset
     wanted = dataset.get("reduce_zero_label", dataset.type == ADE20K)
-    step = next((step for step in steps if step["type"] == "LoadAnnotations"), {})
+    step = next((step for step in steps if step["type"] in ("LoadAnnotations", "LoadLabels")), {})
     if step.get("reduce_zero_label") not in (None, wanted):
         yield (
             f"{key}: LoadAnnotations has reduce_zero_label={step['reduce_zero_label']}, the data set "

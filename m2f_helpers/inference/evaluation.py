@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
 from m2f_helpers.config import Edited, set_data
+from m2f_helpers.data.dataset import PairDataset
 from m2f_helpers.images import read_image
 from m2f_helpers.inference.segment import segment_array
 from m2f_helpers.palette import IGNORE, NUM_CLASSES, ade20k_palette
@@ -105,7 +106,7 @@ def _labelled_pictures(model: Any, data: Any) -> Any:
     if not isinstance(config, Config):
         raise ValueError(f"expected a data folder or a Config, got {type(data).__name__}")
     settings = copy.deepcopy(config.val_dataloader.dataset)
-    settings.pipeline = [{"type": "LoadAnnotations"}]
+    settings.pipeline = [{"type": "LoadLabels" if settings.type == PairDataset.__name__ else "LoadAnnotations"}]
     root = Path(settings.get("data_root") or "")
     if not root.is_dir():
         raise FileNotFoundError(f"the folder of validation images {root} does not exist; see config.set_data")

@@ -26,7 +26,7 @@ def message(path):
 def test_root_one_level_too_high_or_too_low(data):
     assert read_data(data).counts == "1 training and 0 validation pairs"
     assert message(data.parent).endswith(f"is one level too high: pass {data}")
-    for low in ("images", "images/training", "annotations/validation"):
+    for low in ("images", "images/training", "annotations/training"):
         assert message(data / low).endswith(f"lies inside a data set: pass {data}")
 
 
@@ -50,9 +50,8 @@ def test_other_folders(tmp_path):
     assert "does not exist" in message(tmp_path / "nowhere") and "demo profile" in message(tmp_path / "nowhere")
     assert "found nothing" in message(tmp_path)
     (tmp_path / "photos").mkdir()
-    assert "expected the folders images and one of annotations, labels, masks, found photos; `m2f convert" in message(
-        tmp_path
-    )
+    wanted = "expected the folders images and one of annotations, labels, masks, found photos; `m2f convert"
+    assert wanted in message(tmp_path)
 
 
 def test_the_real_sample(ade20k_sample):

@@ -86,11 +86,11 @@ BROKEN_CONFIGS = {
     "palette does not fit": (set_lists, r"3 colours for 150 classes"),
     "class names as one text": (set_text, r"metainfo.classes is the text 'water'"),
     "own data without names": (set_at("val_dataloader.dataset.type", "BaseSegDataset"), r"without class names"),
-    "training without labels": (remove_step("train_dataloader", "LoadAnnotations"), r"lacks LoadAnnotations"),
+    "training without labels": (remove_step("train_dataloader", "LoadLabels"), r"lacks LoadAnnotations"),
     "no crop in training": (remove_step("train_dataloader", "RandomCrop"), r"lacks RandomCrop"),
     "packed too early": (swap_steps("train_dataloader", "PackSegInputs", "RandomCrop"), r"wrong order"),
     "labels resized in validation": (
-        swap_steps("val_dataloader", "Resize", "LoadAnnotations"),
+        swap_steps("val_dataloader", "Resize", "LoadLabels"),
         r"wrong order.*Resize >",
     ),
     "0 means two things": (

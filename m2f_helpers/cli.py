@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+_FORMATS = "auto, ids, coco, voc, cityscapes, labelme, colors, binary"
+
 
 class Door(click.Group):
     """The one door out: a predictable fault leaves as one sentence with exit status 1, and so does a fault of ours."""
@@ -120,6 +122,25 @@ def claims(group) -> None:
 
 
 @main.command()
+@click.argument("src", type=click.Path(path_type=Path))
+@click.argument("dst", type=click.Path(path_type=Path))
+@click.option("--from", "form", default="auto", show_default=True, metavar="FORMAT", help=f"One of {_FORMATS}.")
+@click.option("--classes", help="Names in the order of their ids, a,b,c, or a file with names (and colours, ids).")
+@click.option("--map", "mapping", help="What becomes of a category: 4=255,7=car,raod=road (255: ignore).")
+@click.option("--ignore", help="Categories to ignore, by name or id: 11,12.")
+@click.option("--val", type=float, help="Share of the images that validate.  [default: the source's split, or 0.2]")
+@click.option("--group", metavar="REGEX", help="Images in whose path this finds the same text stay in one part.")
+def convert(src, dst, form, classes, mapping, ignore, val, group) -> None:
+    """Turn a folder of your own (COCO, VOC, Cityscapes, LabelMe, masks of any kind) into DST, ready to train on."""
+    from m2f_helpers.data import convert as conversion
+    from m2f_helpers.data.formats.mapping import parse_mapping
+
+    pairs = parse_mapping(mapping) if mapping else None
+    words = ignore.split(",") if ignore else ()
+    click.echo(conversion.convert(src, dst, form, classes, pairs, words, val, group))
+
+
+@main.command()
 @click.argument("name", default="mask2former_r50_8xb2-160k_ade20k-512x512")
 @click.option(
     "--out", type=click.Path(file_okay=False), help="Folder to keep the file in.  [default: your cache folder]"
@@ -170,6 +191,25 @@ def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
     sys.exit(1 if report.failed else 0)
 
 
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path("work"))
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def lab(folder: Path, options: tuple[str, ...]) -> None:
+    """Open JupyterLab on copies of the notebooks in FOLDER (default work), which are yours to change.
+
+    Copies that are there already stay as they are. OPTIONS go to JupyterLab, for instance --port 9000.
+    """
+    import os
+    import subprocess
+
+    from m2f_helpers import execution
+
+    copied = execution.copy_notebooks(folder)
+    click.echo(f"{len(copied)} notebooks copied to {folder}" if copied else f"your notebooks are in {folder}")
+    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    sys.exit(subprocess.call([sys.executable, "-m", "jupyterlab", *root, *options], cwd=folder))
+
+
 @main.command()
 @click.argument("src", type=click.Path(path_type=Path))
 @click.argument("dst", type=click.Path(path_type=Path))
@@ -201,6 +241,16 @@ def pretrain(work: str, out: str, iterations: int, device: str | None) -> None:
 
     recipe = replace(pretraining.Recipe(), iterations=iterations) if iterations else pretraining.Recipe()
     click.echo(pretraining.pretrain(work, out, recipe, device))
+
+
+@main.command()
+@click.argument("address")
+def release(address: str) -> None:
+    """Write the public ADDRESS (on GitHub; "" for none) into pyproject.toml, README and notebooks of a checkout."""
+    from m2f_helpers.install import release as publishing
+
+    changed = publishing.release(address.rstrip("/"), Path.cwd())
+    click.echo("\n".join(map(str, changed)) or "nothing to change")
 
 
 @main.command()

@@ -1,6 +1,6 @@
-"""Figures of notebook 03: the whole picture with the shapes of a run, and a look inside its parts.
+"""Figures of notebook 03: the whole model with the shapes of a run, and a look inside its parts.
 
-All functions return a `plotting.Picture` and show nothing. Shapes on arrows come from the record of a run, never typed.
+All functions return a `plotting.Figure` and show nothing. Shapes on arrows come from the record of a run, never typed.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from m2f_helpers.architecture.reference import Evidence, check_mask2former
 from m2f_helpers.architecture.tracing import ShapeRecord
-from m2f_helpers.inference.segment import Segmentation
-from m2f_helpers.plotting import Picture, draw_image, style
+from m2f_helpers.plotting import DPI, WIDTH, Figure, draw_image, style
 
 INK = "#1a1a1a"
 DASHED = "#a05200"
@@ -49,13 +48,13 @@ class Sampling:
     sizes: tuple[tuple[int, int], ...]
 
 
-def architecture(evidence: Evidence) -> Picture:
+def architecture(evidence: Evidence) -> Figure:
     """Mask2Former from image to class map, with the shapes of a run on its arrows (the batch dimension left out)."""
     shapes = _flow(evidence.record)
     with style():
-        figure = Picture(figsize=(12, 7.4))
+        figure = Figure(figsize=(12.5, 7.4))
         ax = figure.add_axes((0, 0, 1, 1))
-        ax.set(xlim=(0, 134), ylim=(0, 82))
+        ax.set(xlim=(0, 140), ylim=(0, 82))
         ax.axis("off")
         _draw_backbone(ax, shapes)
         _draw_pixel_decoder(ax, shapes)
@@ -65,7 +64,7 @@ def architecture(evidence: Evidence) -> Picture:
     return figure
 
 
-def sine_encodings(encoding: nn.Module, size: int = 32) -> Picture:
+def sine_encodings(encoding: nn.Module, size: int = 32) -> Figure:
     """Four channels of a fixed position code, and how much the code of one place resembles that of all others.
 
     Args:
@@ -73,10 +72,10 @@ def sine_encodings(encoding: nn.Module, size: int = 32) -> Picture:
         size: height and width of the map, pixels.
     """
     with torch.no_grad():
-        code = encoding(torch.zeros(1, size, size, dtype=torch.bool))[0]
-    half = len(code) // 2
-    middle = code[:, size // 2, size // 3]
-    likeness = torch.einsum("c,chw->hw", middle, code) / middle.square().sum()
+        code = encoding(torch.zeros(1, size, size, dtype=torch.bool))[0]  # (C, H, W): the padding mask is empty
+    half = len(code) // 2  # the first half of the channels is for the row, the second for the column
+    middle = code[:, size // 2, size // 3]  # (C,)
+    likeness = torch.einsum("c,chw->hw", middle, code) / middle.square().sum()  # (H, W), 1 at the place itself
     slow, fast = half // 16 * 5, max(half // 32, 2)
     panels = {f"row, slow\nchannel {slow}": code[slow], f"row, fast\nchannel {fast}": code[fast]}
     panels |= {
@@ -84,7 +83,7 @@ def sine_encodings(encoding: nn.Module, size: int = 32) -> Picture:
         f"column, fast\nchannel {half + fast}": code[half + fast],
     }
     with style():
-        figure = Picture(figsize=(7, 1.85), layout="constrained")
+        figure = Figure(figsize=(7, 1.85), layout="constrained")
         axes = figure.subplots(1, 5)
         for ax, (title, values) in zip(axes, panels.items(), strict=False):
             ax.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
@@ -97,9 +96,7 @@ def sine_encodings(encoding: nn.Module, size: int = 32) -> Picture:
     return figure
 
 
-def cost_matrices(
-    costs: Mapping[str, np.ndarray], chosen: Sequence[tuple[int, int]], columns: Sequence[str]
-) -> Picture:
+def cost_matrices(costs: Mapping[str, np.ndarray], chosen: Sequence[tuple[int, int]], columns: Sequence[str]) -> Figure:
     """Cost matrices side by side, values written in, chosen cells framed.
 
     Args:
@@ -108,7 +105,7 @@ def cost_matrices(
         columns: name of each mask.
     """
     with style():
-        figure = Picture(figsize=(7, 0.42 * len(next(iter(costs.values()))) + 1.3), layout="constrained")
+        figure = Figure(figsize=(7, 0.42 * len(next(iter(costs.values()))) + 1.3), layout="constrained")
         axes = figure.subplots(1, len(costs), squeeze=False)[0]
         for ax, (title, matrix) in zip(axes, costs.items(), strict=True):
             _draw_costs(ax, np.asarray(matrix), chosen)
@@ -122,7 +119,7 @@ def cost_matrices(
 
 
 def network_input(model: Any, image: np.ndarray) -> Tensor:
-    """A picture as the network receives it: normalised, padded to a multiple of 32.
+    """An image as the network receives it: normalised, padded to a multiple of 32.
 
     Args:
         model: an mmseg segmentor.
@@ -130,7 +127,7 @@ def network_input(model: Any, image: np.ndarray) -> Tensor:
 
     Returns: `(1, 3, H', W')` float32.
     """
-    bgr = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)
+    bgr = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)  # (H, W, 3) RGB to (3, H, W) BGR
     return model.data_preprocessor({"inputs": [bgr], "data_samples": [SegDataSample()]})["inputs"]
 
 
@@ -140,8 +137,8 @@ def sampling_of(model: Any, inputs: Tensor, x: float, y: float, layer: int = -1,
 
     Args:
         model: a Mask2Former segmentor in evaluation mode.
-        inputs: one normalised picture, `(1, 3, H, W)` float.
-        x, y: place of the token, 0..1 over the picture.
+        inputs: one normalised image, `(1, 3, H, W)` float.
+        x, y: place of the token, 0..1 over the image.
         layer: encoder layer, -1 the last.
         level: level of the token, 0 the coarsest.
     """
@@ -152,13 +149,14 @@ def sampling_of(model: Any, inputs: Tensor, x: float, y: float, layer: int = -1,
     sizes = tuple((int(height), int(width)) for height, width in seen["spatial_shapes"].tolist())
     height, width = sizes[level]
     column, row = min(int(x * width), width - 1), min(int(y * height), height - 1)
-    token = int(seen["level_start_index"][level]) + row * width + column
-    query = (seen["query"] + seen["query_pos"])[0, token]
+    token = int(seen["level_start_index"][level]) + row * width + column  # level by level, row by row
+    query = (seen["query"] + seen["query_pos"])[0, token]  # (B, L, C) to (C,)
     shape = (attention.num_heads, attention.num_levels, attention.num_points)
-    offsets = attention.sampling_offsets(query).view(*shape, 2)
+    offsets = attention.sampling_offsets(query).view(*shape, 2)  # (heads, levels, points, 2), in cells of each level
+    # The softmax runs over the points of all levels together: (heads, levels * points), then apart again.
     weights = attention.attention_weights(query).view(shape[0], -1).softmax(-1).view(shape)
-    scale = torch.tensor([[width, height] for height, width in sizes])[None, :, None]
-    point = seen["reference_points"][0, token, 0]
+    scale = torch.tensor([[width, height] for height, width in sizes])[None, :, None]  # (1, levels, 1, 2)
+    point = seen["reference_points"][0, token, 0]  # (B, L, levels, 2) to (2,): the same on every level
     return Sampling((float(point[0]), float(point[1])), point + offsets / scale, weights, sizes)
 
 
@@ -173,8 +171,8 @@ def arguments_of(module: nn.Module) -> Iterator[dict[str, Any]]:
         hook.remove()
 
 
-def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Picture:
-    """Sampling points over a picture, one panel per token: colour is the level, area the weight.
+def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Figure:
+    """Sampling points over an image, one panel per token: colour is the level, area the weight.
 
     Args:
         image: RGB `(H, W, 3)` uint8, as large as what the model saw.
@@ -182,7 +180,7 @@ def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Picture
     """
     height, width = image.shape[:2]
     with style():
-        figure = Picture(figsize=(7, 7 / len(samplings) * height / width + 0.75), layout="constrained")
+        figure = Figure(figsize=(7, 7 / len(samplings) * height / width + 0.75), layout="constrained")
         axes = figure.subplots(1, len(samplings), squeeze=False)[0]
         for ax, sampling in zip(axes, samplings, strict=True):
             draw_image(ax, (255 - (255 - image.astype(float)) * 0.55).astype(np.uint8))
@@ -200,75 +198,79 @@ def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Picture
     return figure
 
 
-def query_story(result: Segmentation, query: int) -> Picture:
-    """One query through all predictions: its mask after each, and where it lets the next layer look.
+def threshold_order(mask_logits: Tensor, size: Sequence[int]) -> Figure:
+    """One query's mask, thresholded as it is and after it was resized to a level, as masked attention does it.
 
     Args:
-        result: from `segment(..., layers=True)`.
-        query: 0..Q-1.
-
-    Raises: ValueError if the layers were not kept, or there is no such query.
+        mask_logits: `(H, W)` float, of one query, as the head predicts them (stride 4).
+        size: `[H, W]` of the level that the next layer looks at.
     """
-    count = len(result.layers)
-    if not count:
-        raise ValueError("the layers were not kept: call segment(model, image, layers=True)")
-    columns = count if count <= 5 else (count + 1) // 2
-    rows = 2 * -(-count // columns)
-    height, width = result.image.shape[:2]
+    small = F.interpolate(mask_logits[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0]  # (H, W)
+    before, after = mask_logits.sigmoid() >= 0.5, small.sigmoid() >= 0.5
+    height, width = mask_logits.shape
+    panels = {
+        f"mask probability\n{height} x {width}": mask_logits.sigmoid(),
+        f"threshold first:\n{float(before.float().mean()):.1%} open": before,
+        f"resized first: largest\nprobability {float(small.sigmoid().max()):.2f}": small.sigmoid(),
+        f"then the threshold:\n{int(after.sum())} of {after.numel()} cells open": after,
+    }
     with style():
-        figure = Picture(figsize=(7, rows * (6.6 / columns * height / width + 0.25) + 0.3), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-        for ax in axes.flat:
-            ax.axis("off")
-        for index in range(count):
-            top, column = 2 * (index // columns), index % columns
-            _draw_mask(axes[top, column], result, query, index)
-            if index + 1 < count:
-                _draw_allowed(axes[top + 1, column], result, query, index + 1)
-        title = f"Query {query}: mask probability (blue 0 to yellow 1); below, what the next layer may look at (white)"
-        figure.suptitle(title, fontsize=9.5)
-    figure.alt = f"Mask of query {query} after each of {count} predictions, and the pixels each layer may look at"
+        figure = Figure(figsize=(WIDTH, WIDTH / 4 * height / width + 0.6), dpi=DPI, layout="constrained")
+        axes = figure.subplots(1, 4)
+        for ax, (title, values) in zip(axes, panels.items(), strict=True):
+            ax.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+            ax.set_title(title, fontsize=8.5)
+        _no_ticks(axes)
+    figure.alt = "One mask, " + "; ".join(title.replace("\n", " ") for title in panels)
     return figure
 
 
-# --------------------------------------------------------------------------------------------------- the whole picture
+# ----------------------------------------------------------------------------------------------------- the whole model
 
 
 def _flow(record: ShapeRecord) -> dict[str, str]:
-    """The shapes on the arrows, batch dimension dropped."""
+    """The texts on the arrows: shapes without the batch dimension, and counts."""
+    shapes = _pixel_shapes(record) | _query_shapes(record)
+    texts = {name: "×".join(str(size) for size in shape[1:]) for name, shape in shapes.items()}
+    # The attention mask's first dimension is B * heads; with one image in the batch it is the number of heads.
+    masks = record["Mask2FormerHead.forward"].shapes("attn_mask = attn_mask & mask_sum")
+    texts |= {f"attention {level}": "×".join(map(str, masks[level])) for level in range(3)}
+    return texts | _counts(record)
+
+
+def _pixel_shapes(record: ShapeRecord) -> dict[str, tuple[int, ...]]:
+    """Backbone and pixel decoder. The decoder's loop runs from the coarsest level, so run `i` is stage `3 - i`."""
     pixel, head = record["MSDeformAttnPixelDecoder.forward"], record["Mask2FormerHead.forward"]
-    predict, forward = record["Mask2FormerHead.predict"], record["Mask2FormerHead._forward_head"]
-    levels = range(3)
     found = {"image": record["BaseSegmentor.forward"].shapes("inputs: Tensor,", "inputs")[0]}
-    found |= {f"stage {3 - i}": pixel.shapes("feat = feats[level_idx]")[i] for i in levels}
     found |= {"stage 0": pixel.shapes("x = feats[i]")[0], "tokens": pixel.shapes("encoder_inputs = torch.cat(")[0]}
-    found |= {f"tokens {i}": pixel.shapes("feat_projected = feat_projected.flatten(2)")[i] for i in levels}
-    found |= {f"memory {i}": head.shapes("decoder_input = self.decoder_input_projs")[i] for i in levels}
-    found |= {"fine": pixel.shapes("mask_feature = self.mask_feature(outs[-1])")[0]}
-    found |= {"queries": head.shapes("query_feat = self.query_feat")[0]}
-    found |= {f"attention {i}": head.shapes("attn_mask = attn_mask & mask_sum")[i] for i in levels}
-    found |= {
+    for level in range(3):
+        found[f"stage {3 - level}"] = pixel.shapes("feat = feats[level_idx]")[level]
+        found[f"tokens {level}"] = pixel.shapes("feat_projected = feat_projected.flatten(2)")[level]
+        found[f"memory {level}"] = head.shapes("decoder_input = self.decoder_input_projs")[level]
+    return found | {"fine": pixel.shapes("mask_feature = self.mask_feature(outs[-1])")[0]}
+
+
+def _query_shapes(record: ShapeRecord) -> dict[str, tuple[int, ...]]:
+    head, forward = record["Mask2FormerHead.forward"], record["Mask2FormerHead._forward_head"]
+    return {
+        "queries": head.shapes("query_feat = self.query_feat")[0],
         "classes": forward.shapes("cls_pred = self.cls_embed")[0],
         "vectors": forward.shapes("mask_embed = self")[0],
+        "masks": forward.shapes("mask_pred = torch.einsum(")[0],
+        "scores": record["Mask2FormerHead.predict"].shapes("seg_logits = torch.einsum(")[0],
+        "class map": record["BaseSegmentor.postprocess_result"].shapes("i_seg_pred = i_seg_logits.argmax(")[0],
     }
-    found |= {"masks": forward.shapes("mask_pred = torch.einsum(")[0]}
-    found |= {"scores": predict.shapes("seg_logits = torch.einsum(")[0]}
-    texts = {name: "×".join(str(size) for size in shape[1:]) for name, shape in found.items()}
-    attention = found["attention 0"]
-    texts |= {f"attention {i}": "×".join(map(str, found[f"attention {i}"])) for i in levels}
-    layers = record["DetrTransformerEncoderLayer.forward"], record["Mask2FormerTransformerEncoder.forward"]
-    encoder_layers = layers[0].calls // layers[1].calls
-    result = record["BaseSegmentor.postprocess_result"].shapes("i_seg_pred = i_seg_logits.argmax(")[0]
-    matched = record["dense_heads.mask2former_head.Mask2FormerHead._get_targets_single"].shapes("gt_labels = gt_inst")[
-        0
-    ]
-    return texts | {
-        "class map": "×".join(map(str, result[1:])),
-        "heads": str(attention[0]),
-        "matched": str(matched[0]),
+
+
+def _counts(record: ShapeRecord) -> dict[str, str]:
+    head, forward = record["Mask2FormerHead.forward"], record["Mask2FormerHead._forward_head"]
+    layer, encoder = record["DetrTransformerEncoderLayer.forward"], record["Mask2FormerTransformerEncoder.forward"]
+    targets = record["dense_heads.mask2former_head.Mask2FormerHead._get_targets_single"]
+    return {
+        "matched": str(targets.shapes("gt_labels = gt_inst")[0][0]),
         "layers": str(len(head.shapes("query_feat = layer(")) // head.calls),
         "predictions": str(forward.calls // head.calls),
-        "encoder layers": str(encoder_layers),
+        "encoder layers": str(layer.calls // encoder.calls),
     }
 
 
@@ -290,61 +292,67 @@ def _draw_pixel_decoder(ax: Axes, shapes: dict[str, str]) -> None:
     for level, y in enumerate((60, 45, 30)):
         _box(ax, (32.5, y + 1, 5.5, 6), "1×1\nconv", "pixel decoder", size=7.5)
         _arrow(ax, (38, y + 4), (47, y + 4), shapes[f"tokens {level}"], at=(42.4, y + 5))
-    _box(
-        ax,
-        (47, 28, 12.5, 42),
-        f"deformable\nattention,\n{shapes['encoder layers']} layers\n\nall levels\ntogether:\n{shapes['tokens']}",
-        "pixel decoder",
-    )
+    text = f"deformable\nattention,\n{shapes['encoder layers']} layers\n\nall levels\ntogether:\n{shapes['tokens']}"
+    _box(ax, (47, 28, 12.5, 39), text, "pixel decoder")
+    _box(ax, (33, 71, 26.5, 4.5), "place: sine code + learnt level code", "pixel decoder", size=8)
+    _arrow(ax, (53, 71), (53, 67), "")
     _arrow(ax, (53, 28), (53, 23.5), f"{shapes['memory 2']}, enlarged", at=(53, 24.7), align="plate")
     _box(ax, (47, 14.5, 12.5, 9), "add, 3×3 conv,\n1×1 conv", "pixel decoder")
 
 
 def _draw_decoder(ax: Axes, shapes: dict[str, str]) -> None:
-    _panel(ax, (70, 26, 25, 51), "transformer decoder", f"Transformer decoder: {shapes['layers']} layers")
-    _box(ax, (73, 68.5, 17, 5), f"queries, learnt: {shapes['queries']}", "transformer decoder", size=8)
+    _panel(ax, (75, 26, 26, 51), "transformer decoder", f"Transformer decoder: {shapes['layers']} layers")
+    _box(
+        ax,
+        (78, 69, 17, 6),
+        f"queries {shapes['queries']}\ncontent and place learnt",
+        "transformer decoder",
+        size=7.6,
+    )
     count = int(shapes["layers"])
     layers = [", ".join(str(layer) for layer in range(level + 1, count + 1, 3)) for level in range(3)]
     for level, y in enumerate((57, 43, 29)):
         text = f"layer {layers[level]}\nmasked cross-attention\nself-attention\nfeed-forward"
-        _box(ax, (73, y, 17, 9), text, "transformer decoder", size=7.6)
-        _arrow(ax, (59.5, y + 4.5), (73, y + 4.5), shapes[f"memory {level}"], at=(65.4, y + 5.5))
-        above = y + (11.5 if level == 0 else 14)
-        carried = "" if level == 0 else shapes["queries"]
-        _arrow(ax, (81.5, above), (81.5, y + 9), carried, at=(82, y + 10.4), align="left")
-    _arrow(ax, (90, 31), (90, 64), f"rounds: {count // 3}", at=(90.3, 66), bend=0.22, align="left")
+        _box(ax, (78, y, 17, 9), text, "transformer decoder", size=7.6)
+        _arrow(ax, (59.5, y + 4.5), (69.8, y + 4.5), shapes[f"memory {level}"], at=(64.6, y + 5.5))
+        _arrow(ax, (73, y + 4.5), (78, y + 4.5), "")
+        above, carried = y + (12 if level == 0 else 14), "" if level == 0 else shapes["queries"]
+        _arrow(ax, (86.5, above), (86.5, y + 9), carried, at=(87, y + 10.4), align="left")
+    text = "+ learnt level code;   keys only: + sine code"
+    _box(ax, (69.8, 29, 3.2, 37), text, "transformer decoder", size=8, rotation=90)
+    _arrow(ax, (95, 31), (95, 64), f"{count // 3} rounds", at=(95.3, 66.6), bend=0.14, align="left")
 
 
 def _draw_head(ax: Axes, shapes: dict[str, str]) -> None:
-    _panel(ax, (101, 11, 31, 66), "head", f"Head: {shapes['predictions']} predictions")
-    _arrow(ax, (95, 60), (103, 60), shapes["queries"], at=(98.7, 61))
-    _box(ax, (103, 64, 11.5, 8), "class layer", "head")
-    _box(ax, (103, 50, 11.5, 8), "mask layers\n(3 linear)", "head")
-    _arrow(ax, (103, 60), (105, 64), "")
-    _arrow(ax, (103, 60), (105, 58), "")
-    _box(ax, (103, 34, 11.5, 8), "dot product\nper pixel", "head")
-    _arrow(ax, (108.7, 50), (108.7, 42), shapes["vectors"], at=(109.4, 45.5), align="left")
-    ax.plot([59.5, 98], [19, 19], color=INK, lw=1.3)
-    ax.plot([98, 98], [19, 36.5], color=INK, lw=1.3)
-    _arrow(ax, (98, 36.5), (103, 36.5), "")
-    _label(ax, (79, 15.5), f"per-pixel embedding {shapes['fine']}")
-    _arrow(ax, (103, 39.8), (90.2, 36), "", dashed=True)
-    _label(ax, (80, 22.6), "dashed: where the next layer may not look,", color=DASHED)
+    _panel(ax, (107, 11, 31, 66), "head", f"Head: {shapes['predictions']} predictions")
+    _box(ax, (109, 64, 11.5, 8), "class layer", "head")
+    _box(ax, (109, 50, 11.5, 8), "mask layers\n(3 linear)", "head")
+    _box(ax, (109, 34, 11.5, 8), "dot product\nper pixel", "head")
+    _box(ax, (125, 44, 11.5, 14), "sum over\nqueries of\nclass ×\nmask", "head")
+    _box(ax, (124, 17, 13.5, 8.5), f"largest score:\nclass map\n{shapes['class map']}", "head", size=8)
+    text = f"training only:\nmatch {shapes['matched']} masks,\n3 losses ×\n{shapes['predictions']} predictions"
+    _box(ax, (109, 13, 12.5, 13), text, "training", size=7.6)
+    _arrow(ax, (101, 60), (109, 60), shapes["queries"], at=(104.4, 61))
+    _arrow(ax, (109, 60), (111, 64), "")
+    _arrow(ax, (109, 60), (111, 58), "")
+    _arrow(ax, (114.7, 50), (114.7, 42), shapes["vectors"], at=(115.4, 45.5), align="left")
+    _arrow(ax, (120.5, 68), (130.7, 58), shapes["classes"], at=(127.5, 66), align="left")
+    _arrow(ax, (120.5, 39), (125, 46), shapes["masks"], at=(121.2, 37.2), align="left")
+    _arrow(ax, (132.5, 44), (132.5, 25.5), shapes["scores"], at=(131.8, 27.3), align="right")
+    _arrow(ax, (113, 34), (113, 26), shapes["masks"], at=(113.6, 30.6), align="left")
+    _draw_ways_back(ax, shapes)
+
+
+def _draw_ways_back(ax: Axes, shapes: dict[str, str]) -> None:
+    """What reaches the dot product from the pixel decoder, and the masks that go back to every decoder layer."""
+    ax.plot([59.5, 104, 104], [19, 19, 36.5], color=INK, lw=1.3)
+    _arrow(ax, (104, 36.5), (109, 36.5), "")
+    _label(ax, (83, 15.5), f"per-pixel embedding {shapes['fine']}")
+    for y in (57, 43, 29):
+        _arrow(ax, (109, 39.8), (95.2, y + 3.5), "", dashed=True)
+    _label(ax, (86, 22.6), "dashed: where the next layer may not look,", color=DASHED)
     sizes = ", ".join(shapes[f"attention {level}"].rpartition("×")[2] for level in range(3))
-    _label(ax, (80, 20), f"{shapes['attention 0'].rpartition('×')[0]}×({sizes})", color=DASHED)
-    _box(ax, (119, 44, 11.5, 14), "sum over\nqueries of\nclass ×\nmask", "head")
-    _arrow(ax, (114.5, 68), (124.7, 58), shapes["classes"], at=(121.5, 66), align="left")
-    _arrow(ax, (114.5, 39), (119, 46), shapes["masks"], at=(115.2, 37.2), align="left")
-    _arrow(ax, (126.5, 44), (126.5, 25.5), shapes["scores"], at=(125.8, 27.3), align="right")
-    _box(ax, (118, 17, 13.5, 8.5), f"largest score:\nclass map\n{shapes['class map']}", "head", size=8)
-    _box(
-        ax,
-        (103, 13, 12.5, 13),
-        f"training only:\nmatch {shapes['matched']} masks,\n3 losses ×\n{shapes['predictions']} predictions",
-        "training",
-        size=7.6,
-    )
-    _arrow(ax, (107, 34), (107, 26), shapes["masks"], at=(107.6, 30.6), align="left")
+    _label(ax, (86, 20), f"{shapes['attention 0'].rpartition('×')[0]}×({sizes})", color=DASHED)
 
 
 def _panel(ax: Axes, place: tuple[float, float, float, float], part: str, title: str) -> None:
@@ -354,12 +362,15 @@ def _panel(ax: Axes, place: tuple[float, float, float, float], part: str, title:
     ax.text(x + width / 2, y + height + 0.8, title, ha="center", va="bottom", fontsize=11, weight="bold", color=edge)
 
 
-def _box(ax: Axes, place: tuple[float, float, float, float], text: str, part: str, size: float = 9) -> None:
+def _box(
+    ax: Axes, place: tuple[float, float, float, float], text: str, part: str, size: float = 9, rotation: float = 0
+) -> None:
     x, y, width, height = place
     fill, edge = PARTS[part]
     shape = FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=0.9", fc=fill, ec=edge, lw=1.4)
     ax.add_patch(shape)
-    ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size, color=INK, linespacing=1.15)
+    look = {"ha": "center", "va": "center", "fontsize": size, "color": INK, "linespacing": 1.15, "rotation": rotation}
+    ax.text(x + width / 2, y + height / 2, text, **look)
 
 
 def _arrow(
@@ -400,21 +411,6 @@ def _draw_costs(ax: Axes, matrix: np.ndarray, chosen: Sequence[tuple[int, int]])
         frame = Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, ec="white", lw=4)
         ax.add_patch(frame)
         ax.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, ec="#d55e00", lw=2.2))
-
-
-def _draw_mask(ax: Axes, result: Segmentation, query: int, index: int) -> None:
-    ax.imshow(result.query_mask(query, index), cmap="viridis", vmin=0, vmax=1)
-    ax.set_title("before layer 1" if index == 0 else f"after layer {index}", fontsize=8.5, pad=3)
-
-
-def _draw_allowed(ax: Axes, result: Segmentation, query: int, layer: int) -> None:
-    allowed = result.allowed(query, layer)
-    ax.imshow(allowed, cmap=ListedColormap(["#3a3a3a", "#ffffff"]), vmin=0, vmax=1, aspect="auto")
-    rows, columns = allowed.shape
-    rescued = result.layers[layer - 1].rescued
-    opened = " all opened" if rescued is not None and bool(rescued[query]) else ""
-    ax.set_title(f"layer {layer}: {rows}x{columns}{opened}", fontsize=7.5, pad=2)
-    ax.add_patch(Rectangle((-0.5, -0.5), columns, rows, fill=False, ec="#777777", lw=0.8))
 
 
 def _no_ticks(axes: Any) -> None:

@@ -133,7 +133,7 @@ def attend_with_blocked_row(rescued: bool) -> bool:
 
 @torch.no_grad()
 def one_prediction(evidence: Evidence, zero: bool = False) -> dict[str, torch.Tensor]:
-    """`_forward_head` on random queries and a random picture of 8x8 pixels."""
+    """`_forward_head` on random queries and a random image of 8x8 pixels."""
     decode, channels = head(evidence), head(evidence).query_feat.weight.shape[1]
     generator = torch.Generator().manual_seed(0)
     queries = torch.randn(1, 5, channels, generator=generator)
@@ -240,8 +240,8 @@ def transforms(pipeline: list[dict[str, Any]]) -> list[str]:
 
 
 def padded(evidence: Evidence) -> tuple[int, ...]:
-    picture = torch.full((3, 300, 400), 200, dtype=torch.uint8)
-    data = {"inputs": [picture], "data_samples": [SegDataSample(metainfo={"img_shape": (300, 400)})]}
+    image = torch.full((3, 300, 400), 200, dtype=torch.uint8)
+    data = {"inputs": [image], "data_samples": [SegDataSample(metainfo={"img_shape": (300, 400)})]}
     data["data_samples"][0].gt_sem_seg = PixelData(data=torch.zeros(1, 300, 400, dtype=torch.int64))
     batch = evidence.model.data_preprocessor(data, True)["inputs"]
     inside, outside = batch[0, :, :300, :400], batch[0, :, 300:]

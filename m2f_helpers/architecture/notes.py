@@ -129,7 +129,7 @@ def resolve_notes(notes: Iterable[Note] | None = None, root: Path | None = None)
             lines[note] = note_source(note, root).line_of(note.anchor)
         except ValueError as error:
             raise ValueError(
-                f"the note {note.text[:60]!r} on {note.qualname} has lost its line: {error}; mend it in notes.json"
+                f"the note {note.text[:60]!r} on {note.qualname} has lost its line: {error}; correct it in notes.json"
             ) from error
     return lines
 
@@ -159,11 +159,11 @@ def stale_comments(record: ShapeRecord, sizes: dict[str, int] | None = None) -> 
 
     Returns: one entry per line; judged are the number of dimensions and the positions of the names in `sizes`.
     """
-    sizes = _sizes(record) if sizes is None else sizes
+    sizes = run_sizes(record) if sizes is None else sizes
     found = []
     for entry in covered():
         if entry.name in record:
-            found.extend(_stale(entry.qualname, record[entry.name], sizes))
+            found.extend(stale_in(entry.qualname, record[entry.name], sizes))
     return found
 
 
@@ -177,7 +177,7 @@ def _load(name: str) -> Callable[..., Any]:
     return attrgetter(qualname)(import_module(module))
 
 
-def _sizes(record: ShapeRecord) -> dict[str, int]:
+def run_sizes(record: ShapeRecord) -> dict[str, int]:
     """What `batch_size` and `num_queries` were in a run, as the covered functions themselves computed them."""
     found = {}
     for name, function, line in (
@@ -190,7 +190,8 @@ def _sizes(record: ShapeRecord) -> dict[str, int]:
     return found
 
 
-def _stale(name: str, trace: FunctionTrace, sizes: dict[str, int]) -> list[StaleComment]:
+def stale_in(name: str, trace: FunctionTrace, sizes: dict[str, int]) -> list[StaleComment]:
+    """Comments of one function that name a shape which the run contradicts."""
     found = []
     for statement in dict.fromkeys(trace.source.statements.values()):
         says = _shape_comment(trace.source, statement)

@@ -1,4 +1,4 @@
-"""Annotated source as HTML and text: the notes beside the lines they speak about. Used by notebook 03."""
+"""Annotated source as HTML: the notes beside the lines they speak about. Used by notebook 03."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from IPython.display import HTML
 from pygments import highlight
@@ -15,13 +15,12 @@ from pygments.lexers import PythonLexer
 
 from m2f_helpers.architecture.notes import (
     Note,
-    _sizes,
-    _stale,
-    covered,
     covered_functions,
     load_notes,
     permalink,
     resolve_notes,
+    run_sizes,
+    stale_in,
 )
 from m2f_helpers.architecture.tracing import (
     FunctionSource,
@@ -31,9 +30,6 @@ from m2f_helpers.architecture.tracing import (
     function_source,
     plain_function,
 )
-
-if TYPE_CHECKING:
-    import ipywidgets
 
 
 def annotated_source(function: Any, record: ShapeRecord | None = None) -> HTML:
@@ -48,34 +44,17 @@ def annotated_source(function: Any, record: ShapeRecord | None = None) -> HTML:
     return HTML(_style() + _html(plain_function(function), record))
 
 
-def annotated_text(function: Any, record: ShapeRecord | None = None) -> str:
-    """The same as plain text: line number, runs, source; shapes and notes below. `-` marks lines that did not run."""
-    source, trace, notes = _parts(plain_function(function), record)
-    rows = [f"{source.module}.{source.name}" + (f", calls: {trace.calls}" if trace else "")]
-    for row in _rows(source, trace, notes, _sizes(record or ShapeRecord({}))):
-        mark = "-" if row.idle else " "
-        rows.append(f"{row.line:5d} {row.times:>5} {mark} {row.code}")
-        indent = " " * (14 + len(row.code) - len(row.code.lstrip()))
-        rows.extend(f"{indent}= {shape}" for shape in row.shapes)
-        rows.extend(f"{indent}! {warning}" for warning in row.warnings)
-        rows.extend(f"{indent}# {_note_text(note)}" for note in row.notes)
-    return "\n".join(rows)
+def excerpt(function: Any, first: str, last: str, record: ShapeRecord | None = None) -> HTML:
+    """The lines of a function from the one that contains `first` to the one that contains `last`, annotated.
 
-
-def choose_source(record: ShapeRecord | None = None) -> ipywidgets.Widget:
-    """A menu of the annotated functions, with the chosen one below. `source_index` is the same without a kernel."""
-    import ipywidgets
-
-    entries = {f"{entry.part}: {entry.qualname}": entry for entry in covered()}
-    menu = ipywidgets.Dropdown(options=list(entries), description="Function", layout={"width": "36em"})
-    page = ipywidgets.HTML()
-
-    def show(change: dict[str, Any]) -> None:
-        page.value = _style() + _html(plain_function(entries[change["new"]].load()), record)
-
-    menu.observe(show, names="value")
-    show({"new": menu.value})
-    return ipywidgets.VBox([menu, page])
+    Raises: ValueError as `annotated_source`, if a text does not stand on exactly one line, or if `last` comes first.
+    """
+    plain = plain_function(function)
+    source = function_source(plain)
+    begin, end = source.line_of(first), source.line_of(last)
+    if end < begin:
+        raise ValueError(f"{last!r} (line {end}) comes before {first!r} (line {begin}) in {source.name}; swap them")
+    return HTML(_style() + _html(plain, record, range(begin, end + 1)))
 
 
 def source_index(record: ShapeRecord | None = None, functions: Iterable[Any] | None = None) -> HTML:
@@ -123,7 +102,7 @@ def _parts(
 def _rows(
     source: FunctionSource, trace: FunctionTrace | None, notes: dict[int, list[Note]], sizes: dict[str, int]
 ) -> list[_Row]:
-    stale = {entry.line: entry for entry in (_stale(source.name, trace, sizes) if trace else [])}
+    stale = {entry.line: entry for entry in (stale_in(source.name, trace, sizes) if trace else [])}
     rows = []
     for line, code in enumerate(source.lines, source.first):
         statement = source.statements.get(line)
@@ -159,25 +138,31 @@ def _shape_texts(seen: dict[str, list[Seen]]) -> tuple[str, ...]:
             continue
         different = list(dict.fromkeys(run.text for run in runs))
         shown = " | ".join(different[:3]) + (f" | ... {len(different)} different" if len(different) > 3 else "")
-        texts.append(f"{'returns' if name == 'return' else name}: {shown}")
+        texts.append(f"{'returns' if name == 'return' else name}: {_grown(different) or shown}")
     return tuple(texts)
 
 
-def _note_text(note: Note) -> str:
-    return note.text + (f" [{note.paper}]" if note.paper else "")
+def _grown(texts: list[str]) -> str:
+    """A list that got one entry more each time, as one text: only its last state says something new."""
+    sizes = [re.match(r"list of (\d+)", text) for text in texts]
+    counts = [int(size[1]) for size in sizes if size]
+    steady = len(counts) == len(texts) > 1 and counts == sorted(set(counts))
+    return f"{texts[-1]} (grew from {counts[0]})" if steady else ""
 
 
-def _html(function: Any, record: ShapeRecord | None) -> str:
+def _html(function: Any, record: ShapeRecord | None, only: range | None = None) -> str:
     source, trace, notes = _parts(function, record)
     coloured = highlight("\n".join(source.lines), PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).split("\n")
-    rows = _rows(source, trace, notes, _sizes(record or ShapeRecord({})))
     body, docstring = [], []
-    for row, code in zip(rows, coloured, strict=False):
+    for row, code in zip(_rows(source, trace, notes, run_sizes(record or ShapeRecord({}))), coloured, strict=False):
+        if only is not None and row.line not in only:
+            continue
         (docstring if row.docstring else body).append(_row_html(row, code, permalink(source, row.line)))
         if row.line == source.docstring[1]:
             body.append(f"<details><summary>docstring, {len(docstring)} lines</summary>{''.join(docstring)}</details>")
+    place = f", lines {only[0]} to {only[-1]} of {source.first} to {source.last}" if only else ""
     calls = f", calls in this run: {trace.calls}" if trace else ""
-    title = f"<b>{html.escape(source.name)}</b> <span>{html.escape(source.module)}{calls}</span>"
+    title = f"<b>{html.escape(source.name)}</b> <span>{html.escape(source.module)}{place}{calls}</span>"
     return f'<div class="m2f-src"><div class="head">{title}</div>{"".join(body)}</div>'
 
 
@@ -185,28 +170,32 @@ def _row_html(row: _Row, code: str, link: str | None) -> str:
     number = f'<a href="{link}" target="_blank" rel="noopener">{row.line}</a>' if link else str(row.line)
     side = [f'<div class="shape">{html.escape(shape)}</div>' for shape in row.shapes]
     side += [f'<div class="stale">{html.escape(warning)}</div>' for warning in row.warnings]
-    side += [f'<div class="note">{_note_html(note)}</div>' for note in row.notes]
+    side += [f'<div class="note">{note_html(note)}</div>' for note in row.notes]
     kind = "row idle" if row.idle else "row"
+    indent = len(row.code) - len(row.code.lstrip()) + 4  # where a wrapped line goes on: a hanging indent
+    hang = f"padding-left:{indent}ch;text-indent:-{indent}ch"
+    # <pre>: elsewhere nbconvert drops text that is only white space, and with it the indentation.
     return (
         f'<div class="{kind}"><span class="no">{number}</span><span class="times">{row.times}</span>'
-        f"<code>{code or ' '}</code><div>{''.join(side)}</div></div>"
+        f'<pre style="{hang}">{code or " "}</pre><div>{"".join(side)}</div></div>'
     )
 
 
-def _note_html(note: Note) -> str:
+def note_html(note: Note) -> str:
+    """A note's text with its code words marked, and the paper it cites."""
     text = re.sub(r"`([^`]+)`", r"<tt>\1</tt>", html.escape(note.text, quote=False))
     return text + (f" <cite>{html.escape(note.paper)}</cite>" if note.paper else "")
 
 
-_LIGHT = (
+LIGHT = (
     "--ground:#ffffff;--ink:#1f2328;--pale:#5b6470;--line:#d8dee4;--band:#f3f6f9;--shape:#0a4fa3;--stale:#9a3b00;"
-    "--word:#8a1c7c;--text:#0b5c37;--remark:#5b6470;--number:#0a4fa3;--name:#5a3fb0;--off:#8b949e"
+    "--word:#8a1c7c;--text:#0b5c37;--remark:#5b6470;--number:#0a4fa3;--name:#5a3fb0;--off:#5f6872"
 )
-_DARK = (
+DARK = (
     "--ground:#16191d;--ink:#e6e8eb;--pale:#a3adb8;--line:#3a4149;--band:#22272d;--shape:#8cc2ff;--stale:#ffb37a;"
-    "--word:#f09ae0;--text:#8fdcae;--remark:#a3adb8;--number:#8cc2ff;--name:#c3b1ff;--off:#717b86"
+    "--word:#f09ae0;--text:#8fdcae;--remark:#a3adb8;--number:#8cc2ff;--name:#c3b1ff;--off:#8b96a1"
 )
-_RULES = """
+RULES = """
 .m2f-src,.m2f-index{color:var(--ink);background:var(--ground);font:13px/1.45 system-ui,sans-serif;max-width:1180px}
 .m2f-src{border:1px solid var(--line);border-radius:6px;margin:6px 0;overflow-x:auto}
 .m2f-src .head{background:var(--band);padding:6px 10px;border-bottom:1px solid var(--line)}
@@ -214,20 +203,22 @@ _RULES = """
 .m2f-src .row{display:grid;grid-template-columns:3.2em 3.2em minmax(26em,1.15fr) minmax(16em,1fr)}
 .m2f-src .row{column-gap:8px;padding:0 8px}
 .m2f-src .row:hover{background:var(--band)}
-.m2f-src .row code{white-space:pre-wrap;background:none;color:inherit;padding:0;font:12px/1.5 ui-monospace,monospace}
+.m2f-src .row pre{white-space:pre-wrap;overflow-wrap:anywhere;background:none;color:inherit;border:0;margin:0;padding:0}
+.m2f-src .row pre{font:12px/1.5 ui-monospace,monospace}
 .m2f-src .no,.m2f-src .times{text-align:right;color:var(--pale);font:11px/1.65 ui-monospace,monospace}
 .m2f-src .no a{color:var(--pale);text-decoration:none}
 .m2f-src .shape{color:var(--shape);font:11.5px/1.55 ui-monospace,monospace;overflow-wrap:anywhere}
 .m2f-src .stale{color:var(--stale);font-weight:600}
 .m2f-src .note{border-left:3px solid var(--shape);padding:1px 0 1px 8px;margin:2px 0 6px}
 .m2f-src tt{font:12px ui-monospace,monospace}
-.m2f-src .idle code,.m2f-src .idle code span{color:var(--off)!important}
+.m2f-src .idle pre,.m2f-src .idle pre span{color:var(--off)!important}
 .m2f-src summary,.m2f-index summary{cursor:pointer;padding:1px 8px;color:var(--pale)}
-.m2f-src code [class^="k"],.m2f-src code .ow{color:var(--word)}
-.m2f-src code [class^="s"]{color:var(--text)}
-.m2f-src code [class^="c"]{color:var(--remark);font-style:italic}
-.m2f-src code [class^="m"]{color:var(--number)}
-.m2f-src code .nf,.m2f-src code .nb,.m2f-src code .bp,.m2f-src code .nd{color:var(--name)}
+.m2f-src pre [class^="k"],.m2f-src pre .ow{color:var(--word)}
+.m2f-src pre [class^="s"]{color:var(--text)}
+.m2f-src pre [class^="c"]{color:var(--remark);font-style:italic}
+.m2f-src pre [class^="m"]{color:var(--number)}
+.m2f-src pre .nf,.m2f-src pre .nb,.m2f-src pre .bp,.m2f-src pre .nd{color:var(--name)}
+@media print{.m2f-src{overflow:visible}.m2f-src .row{grid-template-columns:3em 3em 1fr}.m2f-src .row>div{grid-column:3}}
 """
 
 
@@ -239,8 +230,8 @@ def _style() -> str:
         return ",".join(f"{prefix} {name}" for name in both.split(",")) + "{" + colours + "}"
 
     return (
-        f"<style>{both}{{{_LIGHT}}}@media(prefers-color-scheme:dark){{{both}{{{_DARK}}}}}"
-        f"{themed('[data-jp-theme-light=true]', _LIGHT)}{themed('[data-jp-theme-light=false]', _DARK)}"
-        f"{themed('html[theme=dark]', _DARK)}{themed('html[theme=light]', _LIGHT)}"
-        f"{themed('.vscode-dark', _DARK)}{themed('.vscode-light', _LIGHT)}{_RULES}</style>"
+        f"<style>{both}{{{LIGHT}}}@media(prefers-color-scheme:dark){{{both}{{{DARK}}}}}"
+        f"{themed('[data-jp-theme-light=true]', LIGHT)}{themed('[data-jp-theme-light=false]', DARK)}"
+        f"{themed('html[theme=dark]', DARK)}{themed('html[theme=light]', LIGHT)}"
+        f"{themed('.vscode-dark', DARK)}{themed('.vscode-light', LIGHT)}{RULES}</style>"
     )

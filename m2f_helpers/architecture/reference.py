@@ -6,34 +6,26 @@ What can be read off a run without trained weights (shapes, counts, order, losse
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
-from m2f_helpers.architecture.notes import covered_functions, uncovered_relatives
-from m2f_helpers.architecture.tracing import ShapeRecord, record_shapes
-
-import mmseg  # isort: skip
-import mmseg.models  # isort: skip
 import numpy as np
 import pandas as pd
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
-from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
+from m2f_helpers.architecture.notes import covered_functions, uncovered_relatives
+from m2f_helpers.architecture.tracing import ShapeRecord, record_shapes
+from m2f_helpers.config import build_model, published_config
 from m2f_helpers.install.mmcv_ops import pytorch_attention
 
 
@@ -46,9 +38,6 @@ def check_mask2former(model: Any) -> None:
             f"got {type(model).__name__} with decode_head {type(head).__name__}, which has no {', '.join(missing)}; "
             "expected an mmseg EncoderDecoder with a Mask2FormerHead"
         )
-
-
-CONFIG = "mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py"
 
 
 @dataclass
@@ -80,23 +69,9 @@ class Evidence:
 
 def r50_config() -> Config:
     """The R50 ADE20K config as mmseg 1.2.2 installs it, with the download of backbone weights taken out."""
-    config = Config.fromfile(Path(mmseg.__file__).parent / ".mim/configs" / CONFIG)
+    config = published_config("ade20k")
     config.model.backbone.init_cfg = None
     return config
-
-
-def build_model(config: Config, seed: int = 0) -> nn.Module:
-    """A segmentor with seeded random weights, SyncBN turned into plain batch norm as the Runner does on one device.
-
-    Args:
-        config: an mmseg config with a `model`.
-        seed: of torch's global generator, which is put back afterwards.
-    """
-    init_default_scope("mmseg")
-    with _seeded(seed), _without_init_log():
-        model = revert_sync_batchnorm(MODELS.build(config.model))
-        model.init_weights()
-    return model
 
 
 def reference_batch(size: int = 512, images: int = 1) -> dict[str, list[Any]]:
@@ -104,7 +79,7 @@ def reference_batch(size: int = 512, images: int = 1) -> dict[str, list[Any]]:
 
     Args:
         size: height and width in pixels.
-        images: batch size; the pictures differ by their noise.
+        images: batch size; the images differ by their noise.
 
     Returns: `inputs`, a list of `(3, size, size)` uint8 tensors in BGR, and `data_samples` with `gt_sem_seg`
         `(1, size, size)` int64: wall 0, floor 3, ceiling 5, bed 7, painting 22, and a rim of 255 (ignored).
@@ -115,11 +90,11 @@ def reference_batch(size: int = 512, images: int = 1) -> dict[str, list[Any]]:
     for class_id, (top, bottom, left, right) in boxes.items():
         label_map[int(top * size) : int(bottom * size), int(left * size) : int(right * size)] = class_id
     colours = generator.integers(40, 215, (256, 3))
-    picture = colours[label_map].transpose(2, 0, 1)
+    image = colours[label_map].transpose(2, 0, 1)
     label_map[:, : size // 64] = 255
     inputs, samples = [], []
     for _ in range(images):
-        noisy = picture + generator.normal(0, 12, picture.shape)
+        noisy = image + generator.normal(0, 12, image.shape)
         inputs.append(torch.from_numpy(noisy.clip(0, 255).astype(np.uint8)))
         samples.append(_sample(label_map, size))
     return {"inputs": inputs, "data_samples": samples}
@@ -240,15 +215,3 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def _without_init_log() -> Iterator[None]:
-    """MMEngine prints one line per parameter while it initialises weights."""
-    logger = MMLogger.get_current_instance()
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

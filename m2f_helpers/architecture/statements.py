@@ -231,7 +231,7 @@ CLAIMS = (
     Claim(
         "points_range",
         "pixel decoder",
-        "They are centres of grid cells, between 0.0078 and 0.9922 of the picture.",
+        "They are centres of grid cells, between 0.0078 and 0.9922 of the image.",
         [0.0078, 0.9922],
         lambda e: [round(value, 4) for value in e.encoder["reference_range"]],
     ),
@@ -723,14 +723,14 @@ CLAIMS = (
     Claim(
         "class_map",
         "inference",
-        "The result: one class id per pixel of the picture.",
+        "The result: one class id per pixel of the image.",
         (1, 512, 512),
         lambda e: e.prediction["classes"],
     ),
     Claim(
         "whole",
         "inference",
-        "The picture is predicted whole; the sliding window never runs.",
+        "The image is predicted whole; the sliding window never runs.",
         ("whole", 0),
         lambda e: (e.model.test_cfg["mode"], e.record["EncoderDecoder.slide_inference"].calls),
     ),
@@ -821,7 +821,7 @@ CLAIMS = (
     Claim(
         "size_pads",
         "config",
-        "The preprocessor's size pads only: a 300x400 picture keeps its pixels, zeros fill the rest.",
+        "The preprocessor's size pads only: a 300x400 image keeps its pixels, zeros fill the rest.",
         (512, 512, True, True),
         m.padded,
         believed="it sets the image size",

@@ -1,8 +1,11 @@
 """Shapes beside the source: what every line of a few chosen functions assigned during one real run.
 
-Built for notebook 03. A trace function (`sys.settrace`, which works alike on Python 3.10 to 3.13) watches only the code
+Built for notebook 03. A trace function (`sys.settrace`, which works alike on Python 3.10 to 3.14) watches only the code
 objects of the chosen functions. When a statement has finished, the names it assigned are looked up and their shapes and
 dtypes written down as text and numbers; no tensor is kept.
+
+Python reports a line *before* it runs. So a statement is "pending" from its own line event until the next one, and its
+result is looked up only then: `x = f(y)` on line 7 is noted when line 8 is about to run.
 """
 
 from __future__ import annotations
@@ -291,6 +294,7 @@ def _flatten(body: list[ast.stmt]) -> Iterator[Statement]:
             continue
         blocks = [getattr(node, name, []) for name in ("body", "orelse", "finalbody")]
         inner = [child for block in blocks for child in block]
+        # Of `for x in (` ... `):` the header ends where the body begins; a one-line `for` has both on one line.
         last = node.body[0].lineno - 1 if blocks[0] else node.end_lineno or node.lineno
         span = (node.body[0].lineno, node.body[-1].end_lineno or 0) if blocks[0] else (0, -1)
         yield Statement(node.lineno, max(last, node.lineno), _kind(node), tuple(_targets(node)), span)
@@ -441,9 +445,10 @@ class _Tracer:
         other = self.previous(frame, event, argument) if self.previous else None
         if sys.gettrace() is not self:  # some tracers put themselves back in place when they are called
             sys.settrace(self)
+        # Code objects, not names, are compared: one dictionary look-up per call, and no confusion of equal names.
         trace = self.traces.get(frame.f_code)
         if trace is None or event != "call":
-            return other
+            return other  # None for a function nobody watches: Python then sends no line events for it
         trace.calls += 1
         for name in trace.source.parameters:
             _note(trace, trace.source.parameters[name], name, frame.f_locals.get(name, _MISSING))
@@ -451,7 +456,7 @@ class _Tracer:
 
 
 class _Local:
-    """Trace function of one call."""
+    """Trace function of one call; a recursive call has one of its own, so their pending statements do not mix."""
 
     def __init__(self, trace: FunctionTrace, state: _Frame, other: Any) -> None:
         self.trace, self.state, self.other = trace, state, other
@@ -471,14 +476,18 @@ class _Local:
         state, statement = self.state, self.trace.source.statements.get(frame.f_lineno)
         pending = state.pending
         one_line = statement is not None and statement.first == statement.last
+        # A statement over several lines gives an event for each of them: only the first one counts. A one-line
+        # `for x in y: f(x)` gives the same line again for every round: there each event counts.
         if statement is None or (statement is pending and not one_line):
             return
-        leaving = statement.kind == "With" and pending is not None and _inside(pending, statement)
+        # Python comes back to the `with` line once more when the block is left: that is no second entry.
+        leaving = statement.kind == "With" and pending is not None and _in_body(pending, statement)
+        # `return` inside `with`: the value is on its way already, so it stays pending until the return event.
         if not (leaving and pending is not None and pending.kind == "Return"):
             self._finish(frame, statement)
             state.pending = None if leaving else statement
         state.raised = False
-        if not leaving and statement.kind != "For":
+        if not leaving and statement.kind != "For":  # a `for` line is counted by the rounds of its body, in `_finish`
             self._count(statement)
         state.returning = statement if statement.kind == "Return" else state.returning
 
@@ -487,17 +496,17 @@ class _Local:
         pending = self.state.pending
         if pending is None:
             return
-        if pending.kind == "For":
-            if following is None or not _inside(following, pending):
+        if pending.kind == "For":  # its target has a new value only if the next line is in its body
+            if following is None or not _in_body(following, pending):
                 return
             self._count(pending)
-        elif self.state.raised:
+        elif self.state.raised:  # `x = f(y)` raised, so x still holds what it held before
             return
         for target in pending.targets:
             _note(self.trace, pending.first, _label(target), _look_up(target, frame.f_locals))
 
     def _return(self, frame: FrameType, value: Any) -> None:
-        if self.state.raised and value is None:
+        if self.state.raised and value is None:  # left by an exception: the event looks like `return None`
             return
         if self.state.returning is not None:
             _note(self.trace, self.state.returning.first, _RETURN, value)
@@ -511,7 +520,8 @@ class _Local:
             self.trace.path.append(statement.first)
 
 
-def _inside(inner: Statement, outer: Statement) -> bool:
+def _in_body(inner: Statement, outer: Statement) -> bool:
+    """Does `inner` stand in the block below the header `outer`?"""
     return outer.body[0] <= inner.first <= outer.body[1]
 
 
@@ -526,7 +536,7 @@ def _note(trace: FunctionTrace, line: int, label: str, value: Any) -> None:
         holds_tensor=_holds_tensor(value),
     )
     runs = trace.seen.setdefault(line, {}).setdefault(label, [])
-    if runs and runs[-1].text == seen.text:
+    if runs and runs[-1].text == seen.text:  # the same again: count it, so that a loop of 160,000 rounds stays small
         seen = Seen(seen.text, seen.shape, seen.dtype, seen.holds_tensor, runs.pop().times + 1)
     runs.append(seen)
 
@@ -534,7 +544,7 @@ def _note(trace: FunctionTrace, line: int, label: str, value: Any) -> None:
 @contextmanager
 def _tracing(tracer: _Tracer) -> Iterator[None]:
     tracer.previous = sys.gettrace()
-    sys.settrace(tracer)
+    sys.settrace(tracer)  # for calls made from now on; the frames that are running already are left alone
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from m2f_helpers import cli
 from m2f_helpers.architecture import claims, reference
 from m2f_helpers.architecture.statements import CLAIMS, GROUPS, HEAD, Claim
 from m2f_helpers.architecture.tracing import ShapeRecord
+from m2f_helpers.config import build_model
 
 ABOUT_TORCH = {"why_rescue"}  # measures torch's attention, whatever the model
 
@@ -97,7 +98,7 @@ def test_a_broken_model_refutes_its_claim(name, break_it):
     from m2f_helpers.config import base_config
 
     config = base_config("demo")
-    model = reference.build_model(config)
+    model = build_model(config)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     levels = [[2, 2], [4, 4], [8, 8]]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,6 @@ from m2f_helpers.architecture import diagrams
 from m2f_helpers.config import base_config
 from m2f_helpers.data.scenes.dataset import draw_scene
 from m2f_helpers.inference import models
-from m2f_helpers.inference.segment import segment
 
 IMAGE = draw_scene(3, size=[96, 128]).image
 
@@ -35,6 +32,7 @@ def test_architecture_carries_the_shapes_of_the_run(evidence, small):
     for shape in ("3×512×512", "2048×16×16", "5376×256", "256×128×128", "8×100×(256, 1024, 4096)", "100×151"):
         assert shape in shown
     assert "150×512×512" in shown and "512×512" in shown and "match 5 masks" in shown and "10 predictions" in shown
+    assert "sine code + learnt level code" in shown and "keys only: + sine code" in shown
     other = "\n".join(texts(diagrams.architecture(small)))
     assert "3×64×64" in other and "512×512" not in other and "100×151" not in other
 
@@ -117,24 +115,17 @@ def test_network_input_is_normalised_and_padded(trained):
     assert not inputs[0, :, 50:].any() and not inputs[0, :, :, 70:].any()
 
 
-def test_query_story_has_a_mask_per_prediction_and_a_window_per_layer(trained):
-    result = segment(trained, IMAGE, layers=True)
-    figure = diagrams.query_story(result, 2)
-    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
-    masks = [title for title in titles if "x" not in title]
-    count = len(result.layers)
-    assert masks == ["before layer 1", *[f"after layer {layer}" for layer in range(1, count)]]
-    assert len(titles) - len(masks) == count - 1
-    for ax in figure.axes:
-        if ax.get_title().startswith("layer 2:"):
-            assert np.array_equal(ax.images[0].get_array(), result.allowed(2, 2))
-            assert ("all opened" in ax.get_title()) == bool(result.layers[1].rescued[2])
-
-
-def test_query_story_needs_the_layers(trained):
-    result = segment(trained, IMAGE)
-    with pytest.raises(ValueError, match="the layers were not kept"):
-        diagrams.query_story(dataclasses.replace(result, layers=()), 0)
+def test_threshold_order_shows_what_resizing_first_does():
+    """A thin mask: a quarter of every block of 4x4 is sure, but the mean of the four middle cells stays below."""
+    logits = torch.full((16, 16), -3.0)
+    logits[:, 0::4] = 4.0
+    figure = diagrams.threshold_order(logits, [4, 4])
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles[0].endswith("16 x 16") and "25.0% open" in titles[1] and titles[3].endswith("0 of 16 cells open")
+    small = torch.nn.functional.interpolate(logits[None, None], (4, 4), mode="bilinear")[0, 0].sigmoid()
+    assert np.allclose(figure.axes[2].images[0].get_array(), small)
+    logits[:, 1::4] = logits[:, 2::4] = 4.0
+    assert diagrams.threshold_order(logits, [4, 4]).axes[3].get_title().endswith("16 of 16 cells open")
 
 
 def test_sampling_of_another_model_is_refused():

@@ -11,7 +11,8 @@ import mmdet
 import pytest
 import torch
 
-from m2f_helpers.architecture import notes, pages, reference, tracing
+from m2f_helpers.architecture import notes, pages, tracing
+from m2f_helpers.config import build_model
 
 HEAD = "mmdet.models.dense_heads.mask2former_head"
 REQUIRED = {
@@ -125,7 +126,7 @@ def test_recorded_shapes_are_those_that_hooks_see():
     from m2f_helpers.config import base_config
 
     config = base_config("demo")
-    model = reference.build_model(config).eval()
+    model = build_model(config).eval()
     seen = {"decoder": [], "encoder": [], "cross": []}
     for layer in model.decode_head.transformer_decoder.layers:
         layer.register_forward_hook(lambda _, args, out: seen["decoder"].append(tuple(out.shape)))
@@ -148,7 +149,7 @@ def test_tracing_changes_no_result_and_keeps_no_tensor():
     from m2f_helpers.config import base_config
 
     config = base_config("demo")
-    model, results = reference.build_model(config).eval(), []
+    model, results = build_model(config).eval(), []
 
     def run(model):
         with torch.no_grad():
@@ -183,7 +184,7 @@ def test_stale_comments_are_found_and_right_ones_are_not(evidence, small):
 def rows_of(page) -> dict[int, str]:
     """HTML of every source line of a page, by line number."""
     rows = re.findall(
-        r'<div class="row(?: idle)?">.*?</code><div>.*?</div></div>(?=<div|<details|</details|</div>)', page
+        r'<div class="row(?: idle)?">.*?</pre><div>.*?</div></div>(?=<div|<details|</details|</div>)', page
     )
     return {int(re.search(r">(\d+)</a>", row)[1]): row for row in rows}
 
@@ -206,7 +207,7 @@ def test_every_line_of_a_page_is_the_library_s_line(evidence):
     rows = rows_of(page)
     assert sorted(rows) == list(range(379, 460))
     for line, row in rows.items():
-        code = unescape(re.sub("<[^>]+>", "", re.search(r"<code>(.*?)</code>", row)[1]))
+        code = unescape(re.sub("<[^>]+>", "", re.search(r"<pre[^>]*>(.*?)</pre>", row)[1]))
         assert code.rstrip() == source.lines[line - source.first].rstrip()
 
 
@@ -261,21 +262,12 @@ def contrast(first: str, second: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("theme", [pages._LIGHT, pages._DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("theme", [pages.LIGHT, pages.DARK], ids=["light", "dark"])
 def test_colours_can_be_read(theme):
     colours = dict(part[2:].split(":") for part in theme.split(";"))
-    for name in ("ink", "pale", "shape", "stale", "word", "text", "remark", "number", "name"):
+    for name in ("ink", "pale", "shape", "stale", "word", "text", "remark", "number", "name", "off"):
         assert contrast(colours[name], colours["ground"]) >= 4.5, name
         assert contrast(colours[name], colours["band"]) >= 4.5, name
-
-
-def test_plain_text_twin(evidence):
-    lines = pages.annotated_text(head_forward(), evidence.record).splitlines()
-    assert lines[0] == f"{HEAD}.Mask2FormerHead.forward, calls: 2"
-    start = next(i for i, line in enumerate(lines) if line.startswith("  439   18x   "))
-    assert lines[start].endswith("attn_mask = attn_mask & mask_sum")
-    assert lines[start + 1].strip() == "= attn_mask: (8, 100, 256) bool | (8, 100, 1024) bool | (8, 100, 4096) bool"
-    assert lines[start + 2].strip().startswith("# ... so such a row is opened completely")
 
 
 @pytest.mark.parametrize(
@@ -287,26 +279,45 @@ def test_permalinks_carry_the_tag_of_the_installed_version(module, tag):
     assert tag in link and link.endswith(entry.module.replace(".", "/") + ".py#L12")
 
 
+def test_an_excerpt_is_a_piece_of_the_page(evidence):
+    from mmdet.models.dense_heads import Mask2FormerHead
+
+    page = pages.excerpt(
+        Mask2FormerHead._forward_head, "attn_mask = F.interpolate(", "attn_mask.detach()", evidence.record
+    )
+    rows, whole = (
+        rows_of(page.data),
+        rows_of(pages.annotated_source(Mask2FormerHead._forward_head, evidence.record).data),
+    )
+    assert sorted(rows) == list(range(365, 376)) and all(rows[line] == whole[line] for line in rows)
+    assert "lines 365 to 375 of 337 to 377" in page.data and "docstring" not in page.data
+
+
+def test_an_excerpt_from_end_to_start_is_refused():
+    with pytest.raises(ValueError, match=r"'def forward' \(line 379\) comes before 'return cls_pred_list.*; swap them"):
+        pages.excerpt(head_forward(), "return cls_pred_list, mask_pred_list", "def forward")
+
+
+def test_a_list_that_grows_is_one_text(evidence):
+    rows = rows_of(pages.annotated_source(head_forward(), evidence.record).data)
+    source = tracing.function_source(head_forward())
+    row = rows[source.line_of("decoder_inputs.append(decoder_input)")]
+    assert "decoder_inputs: list of 3: " in row and "(grew from 1)" in row and "list of 2" not in row
+    assert "|" in rows[439], "shapes that differ are all shown"
+
+
 def test_own_functions_have_no_permalink_but_a_page():
     assert notes.permalink(contrast, 1) is None
     assert "def contrast" in re.sub("<[^>]+>", "", pages.annotated_source(contrast).data)
 
 
-def test_the_menu_shows_what_is_chosen(evidence):
-    menu, page = pages.choose_source(evidence.record).children
-    assert "BaseSegmentor.forward" in page.value
-    menu.value = "losses: dice_loss"
-    assert "<b>dice_loss</b>" in page.value and "V-Net" in page.value
-    assert len(menu.options) == len(notes.covered())
-
-
-def test_the_static_twin_has_all_functions(evidence):
+def test_the_index_has_all_functions(evidence):
     page = pages.source_index(evidence.record).data
     for entry in notes.covered():
         assert f"<summary>{entry.qualname} ({entry.module})</summary>" in page
     assert "<script" not in page
     for note in notes.load_notes():
-        assert pages._note_html(note) in page
+        assert pages.note_html(note) in page
 
 
 @pytest.mark.parametrize(

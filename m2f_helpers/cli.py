@@ -102,7 +102,7 @@ def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | Non
         from m2f_helpers.install import environment
 
         sys.exit(environment.main())
-    from m2f_helpers.data.labels import check_labels, describe_problems
+    from m2f_helpers.data.checks import check_labels, describe_problems
 
     problems = check_labels(data, classes, zero_is_other, limit)
     click.echo(describe_problems(problems))

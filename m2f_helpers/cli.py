@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+_FORMATS = "auto, ids, coco, voc, cityscapes, labelme, colors, binary"
+
 
 class Door(click.Group):
     """The one door out: a predictable fault leaves as one sentence with exit status 1, and so does a fault of ours."""
@@ -100,7 +102,7 @@ def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | Non
         from m2f_helpers.install import environment
 
         sys.exit(environment.main())
-    from m2f_helpers.data.labels import check_labels, describe_problems
+    from m2f_helpers.data.checks import check_labels, describe_problems
 
     problems = check_labels(data, classes, zero_is_other, limit)
     click.echo(describe_problems(problems))
@@ -117,6 +119,25 @@ def claims(group) -> None:
     checked = statements.check(claims=statements.claims_of(group))
     click.echo(statements.claims_text(checked))
     sys.exit(0 if all(entry.holds for entry in checked) else 1)
+
+
+@main.command()
+@click.argument("src", type=click.Path(path_type=Path))
+@click.argument("dst", type=click.Path(path_type=Path))
+@click.option("--from", "form", default="auto", show_default=True, metavar="FORMAT", help=f"One of {_FORMATS}.")
+@click.option("--classes", help="Names in the order of their ids, a,b,c, or a file with names (and colours, ids).")
+@click.option("--map", "mapping", help="What becomes of a category: 4=255,7=car,raod=road (255: ignore).")
+@click.option("--ignore", help="Categories to ignore, by name or id: 11,12.")
+@click.option("--val", type=float, help="Share of the images that validate.  [default: the source's split, or 0.2]")
+@click.option("--group", metavar="REGEX", help="Images in whose path this finds the same text stay in one part.")
+def convert(src, dst, form, classes, mapping, ignore, val, group) -> None:
+    """Turn a folder of your own (COCO, VOC, Cityscapes, LabelMe, masks of any kind) into DST, ready to train on."""
+    from m2f_helpers.data import convert as conversion
+    from m2f_helpers.data.formats.mapping import parse_mapping
+
+    pairs = parse_mapping(mapping) if mapping else None
+    words = ignore.split(",") if ignore else ()
+    click.echo(conversion.convert(src, dst, form, classes, pairs, words, val, group))
 
 
 @main.command()

@@ -37,7 +37,11 @@ def _predictable(error: Exception) -> str:
         return (
             f"the memory does not suffice ({text or 'no more could be had'}); a smaller --size, --crop or image helps"
         )
-    if isinstance(error, (ValueError, OSError)):
+    if isinstance(error, OSError):
+        from m2f_helpers import files
+
+        return files.sentence(error)
+    if isinstance(error, ValueError):
         return text
     if isinstance(error, ImportError):
         return f"a library cannot be imported: {text}; `m2f check` says what is wrong and which command mends it"

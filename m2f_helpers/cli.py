@@ -165,7 +165,7 @@ def figures(runs: Path, folder: Path) -> None:
 
     from m2f_helpers import execution
 
-    for name in execution.list_notebooks():
+    for name in execution.find_notebooks([]):
         for path in execution.export_figures(nbformat.read(runs / f"{name}.ipynb", as_version=4), folder):
             click.echo(path)
 

@@ -140,6 +140,29 @@ def convert(src, dst, form, classes, mapping, ignore, val, group) -> None:
     click.echo(conversion.convert(src, dst, form, classes, pairs, words, val, group))
 
 
+@main.group(name="class")
+def classroom() -> None:
+    """For teachers: editions of the notebooks, grading, and a kit for a room without network."""
+
+
+@classroom.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--python", "pythons", multiple=True, required=True, help="Version on the laptops; may be repeated.")
+@click.option("--platform", "platforms", multiple=True, required=True, help="linux, macos or windows; may be repeated.")
+@click.option("--wheel", type=click.Path(path_type=Path), help="This project's wheel.  [default: built here]")
+@click.option("--torch-from", help="Index or folder with a CPU build of torch; plain pip takes CUDA's on Linux.")
+@click.option("--pages", type=click.Path(path_type=Path), help="Folder of executed notebooks; their pages come along.")
+def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
+    """Gather in OUT all that laptops need to install and run the tutorial without network or administrator.
+
+    Sizes are told before anything is fetched; a run that broke off goes on when it is called again.
+    """
+    from m2f_helpers.classroom.kit import build_kit
+
+    made = build_kit(out, pythons, platforms, wheel, torch_from, pages)
+    click.echo(f"{len(made)} files, {sum(made.values()) / 1e6:,.0f} MB in {out}; install.sh or install.bat there")
+
+
 @main.command()
 @click.argument("name", default="mask2former_r50_8xb2-160k_ade20k-512x512")
 @click.option(

@@ -36,18 +36,6 @@ from tqdm.auto import tqdm
 
 from m2f_helpers.install.mmcv_ops import pytorch_attention
 
-
-def check_mask2former(model: Any) -> None:
-    """Raise a ValueError that says what is missing if `model` is not a Mask2Former segmentor."""
-    head = getattr(model, "decode_head", None)
-    missing = [name for name in ("pixel_decoder", "transformer_decoder", "mask_embed") if not hasattr(head, name)]
-    if missing:
-        raise ValueError(
-            f"got {type(model).__name__} with decode_head {type(head).__name__}, which has no {', '.join(missing)}; "
-            "expected an mmseg EncoderDecoder with a Mask2FormerHead"
-        )
-
-
 CONFIG = "mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py"
 
 
@@ -78,9 +66,25 @@ class Evidence:
         return pd.DataFrame(rows, index=names, columns=["class", "mask", "Dice"])
 
 
+def check_mask2former(model: Any) -> None:
+    """Raise a ValueError that says what is missing if `model` is not a Mask2Former segmentor."""
+    head = getattr(model, "decode_head", None)
+    missing = [name for name in ("pixel_decoder", "transformer_decoder", "mask_embed") if not hasattr(head, name)]
+    if missing:
+        raise ValueError(
+            f"got {type(model).__name__} with decode_head {type(head).__name__}, which has no {', '.join(missing)}; "
+            "expected an mmseg EncoderDecoder with a Mask2FormerHead"
+        )
+
+
+def config_file() -> Path:
+    """The R50 ADE20K config in mmseg's installed package."""
+    return Path(mmseg.__file__).parent / ".mim/configs" / CONFIG
+
+
 def r50_config() -> Config:
     """The R50 ADE20K config as mmseg 1.2.2 installs it, with the download of backbone weights taken out."""
-    config = Config.fromfile(Path(mmseg.__file__).parent / ".mim/configs" / CONFIG)
+    config = Config.fromfile(config_file())
     config.model.backbone.init_cfg = None
     return config
 

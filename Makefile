@@ -1,12 +1,12 @@
 # make tutorial   set up, then run all five notebooks on the demo profile (CPU, no network needed while they run)
 # make test       set up, then run the tests
 # make check      what is installed, what is wrong, which command mends it
-# make lab        open JupyterLab
+# make lab        open JupyterLab on copies of the notebooks in work/
 # make figures    remake the pictures of the README
 # Set PYTHON=python3.12 to choose an interpreter; otherwise the first of these that fits is taken.
 
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 15))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -23,8 +23,8 @@ check: $(READY)
 	$(BIN)/m2f check
 
 lab: $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt jupyterlab
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lab]'
+	$(BIN)/m2f lab
 
 figures: tutorial
 	$(BIN)/m2f figures runs notebooks/figures
@@ -33,8 +33,8 @@ clean:
 	rm -rf $(VENV) runs
 
 $(READY): pyproject.toml constraints.txt
-	@$(or $(PYTHON),false) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' 2>/dev/null || \
-		{ echo "This tutorial needs Python 3.10 to 3.13; found: $$($(or $(PYTHON),python3) --version 2>&1). Install one and call: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 15))' 2>/dev/null || \
+		{ echo "This tutorial needs Python 3.10 to 3.14; found: $$($(or $(PYTHON),python3) --version 2>&1). Install one and call: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@

@@ -43,7 +43,8 @@ def newest_checkpoint(work_dir: str | Path) -> Path:
     return found[max(found)]
 
 
-METAFILE = Path(mmseg.__file__).parent / ".mim" / "configs" / "mask2former" / "metafile.yaml"
+CONFIGS = Path(mmseg.__file__).parent / ".mim" / "configs"
+METAFILE = CONFIGS / "mask2former" / "metafile.yaml"
 ADDRESS_VARIABLE = "M2F_WEIGHTS"
 DEMO = "demo_day"
 
@@ -98,7 +99,7 @@ def published(name: str) -> Published:
             url = entry["Weights"]
             file_name = url.rsplit("/", 1)[1]
             miou = entry["Results"]["Metrics"]["mIoU"]
-            config = METAFILE.parent.parent.parent / entry["Config"]
+            config = CONFIGS.parent / entry["Config"]
             return Published(name, config, url, file_name, _hash_in(file_name), miou)
     known = ", ".join(sorted(entry["Name"] for entry in models))
     raise ValueError(f"mmseg's metafile has no {name!r}; it has {known}")

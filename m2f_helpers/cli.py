@@ -174,6 +174,25 @@ def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
     sys.exit(1 if report.failed else 0)
 
 
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path("work"))
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def lab(folder: Path, options: tuple[str, ...]) -> None:
+    """Open JupyterLab on copies of the notebooks in FOLDER (default work), which are yours to change.
+
+    Copies that are there already stay as they are. OPTIONS go to JupyterLab, for instance --port 9000.
+    """
+    import os
+    import subprocess
+
+    from m2f_helpers import execution
+
+    copied = execution.copy_notebooks(folder)
+    click.echo(f"{len(copied)} notebooks copied to {folder}" if copied else f"your notebooks are in {folder}")
+    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    sys.exit(subprocess.call([sys.executable, "-m", "jupyterlab", *root, *options], cwd=folder))
+
+
 @main.command()
 @click.argument("src", type=click.Path(path_type=Path))
 @click.argument("dst", type=click.Path(path_type=Path))
@@ -205,6 +224,16 @@ def pretrain(work: str, out: str, iterations: int, device: str | None) -> None:
 
     recipe = replace(pretraining.Recipe(), iterations=iterations) if iterations else pretraining.Recipe()
     click.echo(pretraining.pretrain(work, out, recipe, device))
+
+
+@main.command()
+@click.argument("address")
+def release(address: str) -> None:
+    """Write the public ADDRESS (on GitHub; "" for none) into pyproject.toml, README and notebooks of a checkout."""
+    from m2f_helpers.install import release as publishing
+
+    changed = publishing.release(address.rstrip("/"), Path.cwd())
+    click.echo("\n".join(map(str, changed)) or "nothing to change")
 
 
 @main.command()

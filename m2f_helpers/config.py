@@ -15,14 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mmseg
+import mmdet.models  # noqa: F401  explicitly: mmseg would hide why it cannot be imported
+import mmseg.models  # noqa: F401
+import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
 
+from m2f_helpers import config_files
+from m2f_helpers.checkpoints import CONFIGS
 from m2f_helpers.data.layout import find_layout
 from m2f_helpers.palette import ade20k_palette
 from m2f_helpers.profiles import Profile, get_profile
+from m2f_helpers.quiet import quiet_initialisation
 
-CONFIGS = Path(mmseg.__file__).parent / ".mim" / "configs"
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 MISSING = "(not set)"
 
@@ -70,6 +77,49 @@ class Edited:
             if key == change.key or key.startswith(change.key + ".") or change.key.startswith(key + "."):
                 return change.reason
         return ""
+
+
+Source = Config | Edited | str | Path  # what every function that wants a config takes
+
+
+def as_config(source: Source, trust: bool = False) -> Config:
+    """The config in whatever form it comes: itself, what an edit returned, or the path of a config file.
+
+    Args:
+        source: a path is read by `config_files.read`, which refuses a file that does more than assign values ...
+        trust: ... unless this is True.
+
+    Returns: the very config that was given, not a copy.
+    Raises: FileNotFoundError or ValueError naming the file, if it is not the config of a segmentation model.
+    """
+    if isinstance(source, (str, Path)):
+        return config_files.read(source, trust)
+    cfg = source.cfg if isinstance(source, Edited) else source
+    if not isinstance(cfg, Config):
+        raise ValueError(f"expected an mmengine Config or the path of one, got {type(cfg).__name__}")
+    return cfg
+
+
+def build_model(source: Source, seed: int | None = 0) -> Any:
+    """The config's model on the CPU, without any download: SyncBN becomes plain batch norm, as the Runner does on one
+    device.
+
+    Args:
+        source: config of a segmentation model; stays unchanged.
+        seed: of the random start weights, the same seed giving the same ones; None leaves them as they come, for a
+            model whose weights will be loaded. torch's global generator is put back afterwards.
+    """
+    model_config = copy.deepcopy(as_config(source).model)
+    model_config.pretrained = None
+    if "init_cfg" in model_config.get("backbone", {}):
+        model_config.backbone.init_cfg = None  # ImageNet's weights, which are loaded over or not wanted
+    init_default_scope("mmseg")
+    with torch.random.fork_rng(devices=[]), quiet_initialisation():
+        torch.manual_seed(seed or 0)
+        model = revert_sync_batchnorm(MODELS.build(model_config))
+        if seed is not None:
+            model.init_weights()
+    return model
 
 
 def base_config(profile: str | Profile = "demo") -> Config:
@@ -131,7 +181,7 @@ def published_config(profile: str | Profile = "ade20k") -> Config:
     return Config.fromfile(str(CONFIGS / "mask2former" / f"{get_profile(profile).published}.py"))
 
 
-def remove_dead_keys(source: Config | Edited) -> Edited:
+def remove_dead_keys(source: Source) -> Edited:
     """Take away the file's variables that nothing reads any more, so that nobody can edit them in vain."""
     edited = _start(source)
     changes = []
@@ -142,7 +192,7 @@ def remove_dead_keys(source: Config | Edited) -> Edited:
     return Edited(edited.cfg, edited.changes + tuple(changes))
 
 
-def set_data(source: Config | Edited, root: str | Path, max_val: int = 0) -> Edited:
+def set_data(source: Source, root: str | Path, max_val: int = 0) -> Edited:
     """Point training, validation and test at a folder of pictures and label maps.
 
     Args:
@@ -172,7 +222,7 @@ def set_data(source: Config | Edited, root: str | Path, max_val: int = 0) -> Edi
     return _apply(source, values, f"data in {found.root.name}/, layout {found.name}")
 
 
-def _inherit_zero_label(source: Config | Edited) -> Edited:
+def _inherit_zero_label(source: Source) -> Edited:
     """Let every pipeline take from the data set what 0 means on disk, so that the two cannot disagree."""
     edited = _start(source)
     keys = [_step(edited.cfg, pipeline, "LoadAnnotations", needed=False) for pipeline in PIPELINES]
@@ -181,7 +231,7 @@ def _inherit_zero_label(source: Config | Edited) -> Edited:
 
 
 def set_crop(
-    source: Config | Edited, size: Sequence[int], scales: Sequence[int] | None = None, max_size: int | None = None
+    source: Source, size: Sequence[int], scales: Sequence[int] | None = None, max_size: int | None = None
 ) -> Edited:
     """Train on crops of another size.
 
@@ -211,7 +261,7 @@ def set_crop(
     return _apply(edited, values, f"training crop {size[0]} x {size[1]} pixels")
 
 
-def drop_step(source: Config | Edited, kind: str) -> Edited:
+def drop_step(source: Source, kind: str) -> Edited:
     """Leave a step out of the training pipeline, for example `"PhotoMetricDistortion"` or `"RandomFlip"`.
 
     Raises: ValueError if the pipeline has no such step.
@@ -225,7 +275,7 @@ def drop_step(source: Config | Edited, kind: str) -> Edited:
     return _apply(edited, {key: kept}, f"training pipeline without {kind}")
 
 
-def set_test_size(source: Config | Edited, size: Sequence[int]) -> Edited:
+def set_test_size(source: Source, size: Sequence[int]) -> Edited:
     """Resize pictures at validation, test and inference.
 
     Args:
@@ -241,7 +291,7 @@ def set_test_size(source: Config | Edited, size: Sequence[int]) -> Edited:
     return _apply(edited, values, f"pictures at inference: shorter side {size[0]} pixels; labels keep their size")
 
 
-def set_batch(source: Config | Edited, batch_size: int, learning_rate: float | None = None) -> Edited:
+def set_batch(source: Source, batch_size: int, learning_rate: float | None = None) -> Edited:
     """Change the number of training pictures per step and device, and with it the learning rate.
 
     Args:
@@ -263,7 +313,7 @@ def set_batch(source: Config | Edited, batch_size: int, learning_rate: float | N
 
 
 def set_schedule(
-    source: Config | Edited, iterations: int, val_interval: int | None = None, log_interval: int | None = None
+    source: Source, iterations: int, val_interval: int | None = None, log_interval: int | None = None
 ) -> Edited:
     """Train for another number of steps; the learning rate reaches its end exactly then.
 
@@ -297,7 +347,7 @@ def set_schedule(
 
 
 def set_classes(
-    source: Config | Edited,
+    source: Source,
     classes: Sequence[str],
     palette: Sequence[Sequence[int]] | None = None,
     reduce_zero_label: bool = False,
@@ -346,7 +396,7 @@ def class_names(cfg: Config) -> list[str]:
     return list(metainfo.get("classes") or ade20k_palette().names)
 
 
-def set_workers(source: Config | Edited, workers: int) -> Edited:
+def set_workers(source: Source, workers: int) -> Edited:
     """Number of processes that load pictures, for all three data loaders; 0 loads in the main process."""
     if workers < 0:
         raise ValueError(f"expected a number of workers of at least 0, got {workers}")
@@ -357,7 +407,7 @@ def set_workers(source: Config | Edited, workers: int) -> Edited:
     return _apply(source, values, "persistent workers need workers")
 
 
-def set_weights(source: Config | Edited, path: str | Path | None) -> Edited:
+def set_weights(source: Source, path: str | Path | None) -> Edited:
     """Start from the weights in a file, without a second download; None starts from random weights.
 
     Raises: FileNotFoundError if there is no such file.
@@ -369,16 +419,12 @@ def set_weights(source: Config | Edited, path: str | Path | None) -> Edited:
     return _apply(source, values, "all weights come from load_from: no ImageNet download for the backbone")
 
 
-def _start(source: Config | Edited) -> Edited:
+def _start(source: Source) -> Edited:
     """A copy that may be changed."""
-    if isinstance(source, Edited):
-        return Edited(copy.deepcopy(source.cfg), source.changes)
-    if not isinstance(source, Config):
-        raise ValueError(f"expected an mmengine Config, got {type(source).__name__}")
-    return Edited(copy.deepcopy(source))
+    return Edited(copy.deepcopy(as_config(source)), source.changes if isinstance(source, Edited) else ())
 
 
-def _apply(source: Config | Edited, values: Any, reason: str) -> Edited:
+def _apply(source: Source, values: Any, reason: str) -> Edited:
     """Set `{dotted key: value}` on a copy and note what really changed."""
     edited = _start(source)
     changes = []

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from m2f_helpers.quiet import one_line
+
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 178_000_000  # Pillow's own limit against decompression bombs
 
@@ -45,11 +47,6 @@ def list_images(folder: str | Path) -> list[Path]:
     if not found:
         raise ValueError(f"the folder {folder} has no pictures (looked for {', '.join(SUFFIXES)})")
     return found
-
-
-def one_line(error: BaseException) -> str:
-    """First line of an error's text, or its type if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _from_path(source: str | os.PathLike) -> np.ndarray:

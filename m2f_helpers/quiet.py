@@ -1,15 +1,36 @@
-"""Library noise, quieted in one place. Errors and our own output stay."""
+"""Library noise, quieted in one place: log lines, known warnings, errors of many lines. Our own output stays."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # (category, start of the message as a regular expression, who says it)
 KNOWN_WARNINGS = [
     (UserWarning, r"torch\.meshgrid: in an upcoming release", "torch, from mmdet's point generator"),
 ]
+
+
+def one_line(error: BaseException) -> str:
+    """First line of an error's text, or its type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
+@contextmanager
+def quiet_initialisation() -> Iterator[None]:
+    """Within the block MMEngine does not print its line per parameter that it initialises."""
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_current_instance()
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def quiet() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # two test processes, and each torch would take all cores
@@ -40,6 +42,16 @@ def ade20k_sample() -> Path:
     if not SAMPLE.is_dir():
         pytest.skip("the two real ADE20K pairs (shared/ade20k_sample) are not here")
     return SAMPLE
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("*.whl"))
 
 
 def run_all(out: Path, data: Path | None = None) -> dict[str, execution.NotebookRun]:
@@ -80,11 +92,11 @@ def evidence():
 def small():
     """The same for the demo model with random weights and two pictures of 64x64: a few seconds."""
     from m2f_helpers.architecture import reference
-    from m2f_helpers.config import base_config
+    from m2f_helpers.config import base_config, build_model
 
     config = base_config("demo")
     config.model.data_preprocessor.size = (64, 64)
-    return reference.trace_run(config, reference.build_model(config), reference.reference_batch(64, images=2))
+    return reference.trace_run(config, build_model(config), reference.reference_batch(64, images=2))
 
 
 def check_executed(run: execution.NotebookRun) -> None:

@@ -16,7 +16,7 @@ from mmengine.logging import HistoryBuffer
 from mmseg.apis import init_model
 
 from m2f_helpers import checkpoints, config
-from m2f_helpers.finetune.batches import build_model
+from m2f_helpers.config import build_model
 
 NAME = "mask2former_r50_8xb2-160k_ade20k-512x512"
 

@@ -265,7 +265,7 @@ def test_drop_step_names_the_steps_there_are(demo):
 
 
 def test_other_things_than_configs_are_refused():
-    with pytest.raises(ValueError, match="expected an mmengine Config, got dict"):
+    with pytest.raises(ValueError, match="expected an mmengine Config or the path of one, got dict"):
         config.set_schedule({}, 3)
     with pytest.raises(ValueError, match="it is not the config of a Mask2Former"):
         config.set_schedule(Config({"a": 1}), 3)

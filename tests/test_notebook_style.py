@@ -16,6 +16,7 @@ import papermill
 import pytest
 
 from m2f_helpers import execution
+from m2f_helpers.install import release
 from tests.conftest import NOTEBOOKS, ROOT
 
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
@@ -121,26 +122,10 @@ def test_nothing_forbidden(notebook):
             assert not re.search(pattern, source, flags=re.M), f"{what} in:\n{source}"
 
 
-def test_fresh_runtime_cell_is_the_same_everywhere_and_first(notebook):
-    first = code_cells(notebook)[0]
-    assert first == code_cells(nbformat.read(NOTEBOOKS / "01_install.ipynb", as_version=4))[0]
-    assert "numpy" in first and "torch" in first
-
-
-@pytest.mark.parametrize("present", [True, False])
-def test_fresh_runtime_cell_keeps_numpy_and_torch(monkeypatch, present):
-    """It does nothing where the package is; elsewhere it names the installed numpy and torch, so pip keeps them."""
-    import importlib.metadata
-    import importlib.util
-
-    calls = []
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if present else None)
-    monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command))
-    monkeypatch.setenv("M2F_SOURCE", "some.whl")
-    exec(code_cells(nbformat.read(NOTEBOOKS / "01_install.ipynb", as_version=4))[0], {})
-    versions = [f"{name}=={importlib.metadata.version(name)}" for name in ("numpy", "torch")]
-    expected = [sys.executable, "-m", "pip", "install", "--quiet", "some.whl", *versions]
-    assert calls == ([] if present else [expected])
+def test_fresh_runtime_cell_is_the_template_and_first(notebook, name):
+    home = release.read_home(ROOT)
+    assert code_cells(notebook)[0] == release.first_cell(home), 'write it with `m2f release ""`'
+    assert re.findall(r"\[Open in .*", prose(notebook)[0]) == ([release.badges(home, name)] if home else [])
 
 
 def test_quiet_and_the_package_come_before_the_libraries(notebook):
@@ -159,7 +144,7 @@ def test_exercises_have_solutions(notebook, name):
     number = name[:2]
     exercises = re.findall(rf"^### Exercise ({number}\.\d+)", text, flags=re.M)
     solutions = re.findall(rf"^### Solution ({number}\.\d+)", text, flags=re.M)
-    assert 3 <= len(exercises) <= 5 and exercises == solutions
+    assert 3 <= len(exercises) <= 6 and exercises == solutions
     assert sum("TODO" in source for source in code_cells(notebook)) >= 2
 
 

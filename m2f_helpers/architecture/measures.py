@@ -20,11 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from m2f_helpers.architecture.reference import Evidence, config_file  # first: registers the stand-in for mmcv's ops
-from m2f_helpers.architecture.tracing import FunctionTrace, function_source
-from m2f_helpers.checkpoints import Published, published
-
-import cv2  # isort: skip
+import cv2
 import mmcv
 import mmdet
 import mmengine
@@ -46,6 +42,10 @@ from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
 from torch import nn
+
+from m2f_helpers.architecture.reference import Evidence
+from m2f_helpers.architecture.tracing import FunctionTrace, function_source
+from m2f_helpers.checkpoints import Published, published
 
 IDLE = ("loss", "forward", "preprocess_gt", "predict", "_get_targets_single", "_loss_by_feat_single")
 PREFIXES = ("", *(f"d{layer}." for layer in range(9)))
@@ -279,11 +279,6 @@ def padded(evidence: Evidence) -> tuple[int, ...]:
 def installed(*parts: str) -> Path:
     """A file of mmseg's installed package."""
     return Path(mmseg.__file__).parent.joinpath(*parts)
-
-
-def published_config() -> Config:
-    """The R50 config as it is installed, download of the backbone included."""
-    return Config.fromfile(config_file())
 
 
 def error_of(run: Callable[[], Any]) -> str:

@@ -6,7 +6,6 @@ What can be read off a run without trained weights (shapes, counts, order, losse
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,29 +13,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
-from m2f_helpers.architecture.notes import covered_functions, uncovered_relatives
-from m2f_helpers.architecture.tracing import ShapeRecord, record_shapes
-
-import mmseg  # isort: skip
-import mmseg.models  # isort: skip
 import numpy as np
 import pandas as pd
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
-from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
+from m2f_helpers.architecture.notes import covered_functions, uncovered_relatives
+from m2f_helpers.architecture.tracing import ShapeRecord, record_shapes
+from m2f_helpers.config import build_model, published_config
 from m2f_helpers.install.mmcv_ops import pytorch_attention
-
-CONFIG = "mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py"
 
 
 @dataclass
@@ -79,28 +70,14 @@ def check_mask2former(model: Any) -> None:
 
 def config_file() -> Path:
     """The R50 ADE20K config in mmseg's installed package."""
-    return Path(mmseg.__file__).parent / ".mim/configs" / CONFIG
+    return Path(published_config("ade20k").filename)
 
 
 def r50_config() -> Config:
     """The R50 ADE20K config as mmseg 1.2.2 installs it, with the download of backbone weights taken out."""
-    config = Config.fromfile(config_file())
+    config = published_config("ade20k")
     config.model.backbone.init_cfg = None
     return config
-
-
-def build_model(config: Config, seed: int = 0) -> nn.Module:
-    """A segmentor with seeded random weights, SyncBN turned into plain batch norm as the Runner does on one device.
-
-    Args:
-        config: an mmseg config with a `model`.
-        seed: of torch's global generator, which is put back afterwards.
-    """
-    init_default_scope("mmseg")
-    with _seeded(seed), _without_init_log():
-        model = revert_sync_batchnorm(MODELS.build(config.model))
-        model.init_weights()
-    return model
 
 
 def reference_batch(size: int = 512, images: int = 1) -> dict[str, list[Any]]:
@@ -244,15 +221,3 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def _without_init_log() -> Iterator[None]:
-    """MMEngine prints one line per parameter while it initialises weights."""
-    logger = MMLogger.get_current_instance()
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -26,6 +26,7 @@ from m2f_helpers.architecture.measures import (
     TARGETS,
 )
 from m2f_helpers.architecture.reference import Evidence
+from m2f_helpers.config import published_config
 
 GROUPS = {
     "installation": "Installing: what the libraries need",
@@ -160,7 +161,7 @@ CLAIMS = (
           ("SyncBN", 53, 0), m.batch_norms, words="config {0}; in the model {1} plain batch norms, {2} synchronised"),
     Claim("pretrained", "backbone",
           "The published config downloads ImageNet weights for the backbone, even if a full checkpoint follows.",
-          "torchvision://resnet50", lambda e: m.published_config().model.backbone.init_cfg.checkpoint,
+          "torchvision://resnet50", lambda e: published_config("ade20k").model.backbone.init_cfg.checkpoint,
           believed="load_from alone decides what is fetched"),
     # --- pixel decoder
     Claim("pixel_class", "pixel decoder", "The pixel decoder is mmdet's MSDeformAttnPixelDecoder.",

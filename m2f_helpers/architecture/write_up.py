@@ -15,7 +15,7 @@ from pathlib import Path
 
 from m2f_helpers.architecture.claims import Checked
 from m2f_helpers.architecture.notes import covered, permalink, repository_link
-from m2f_helpers.architecture.reference import CONFIG, config_file
+from m2f_helpers.architecture.reference import config_file
 from m2f_helpers.architecture.tracing import function_source
 
 VERDICTS = ("true", "lines moved", "misleading", "wrong", "cannot be checked")
@@ -122,11 +122,12 @@ def find_place(function: str, anchor: str) -> Place:
     Raises: ValueError if there is no such function, or not exactly one such line.
     """
     if function == "config":
-        lines = config_file().read_text(encoding="utf-8").splitlines()
+        file = config_file()
+        lines = file.read_text(encoding="utf-8").splitlines()
         numbers = [number for number, line in enumerate(lines, 1) if anchor in line]
         if len(numbers) != 1:
-            raise ValueError(f"{anchor!r} must stand on one line of {config_file().name}; it stands on {numbers}")
-        return Place("config", numbers[0], repository_link("mmseg", f"configs/{CONFIG}", numbers[0]))
+            raise ValueError(f"{anchor!r} must stand on one line of {file.name}; it stands on {numbers}")
+        return Place("config", numbers[0], repository_link("mmseg", f"configs/mask2former/{file.name}", numbers[0]))
     entry = next((entry for entry in covered() if entry.qualname == function), None)
     if entry is None:
         raise ValueError(f"{function!r} is not among the annotated functions of notes.json")

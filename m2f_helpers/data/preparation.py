@@ -30,6 +30,7 @@ from m2f_helpers.data.layout import LabelProblem
 from m2f_helpers.data.pairs import Job, Result, Settings
 from m2f_helpers.data.resize import check_size_and_mode
 from m2f_helpers.palette import NUM_CLASSES, ade20k_palette
+from m2f_helpers.resources import out_folder
 
 MANIFEST = "manifest.jsonl"
 REPORT = "report.json"
@@ -379,7 +380,7 @@ def prepared_data(
 
     Args:
         data_dir: data set in ADE20K's layout; "" draws scenes into `out_dir/scenes` first.
-        out_dir: everything is written below it.
+        out_dir: everything is written below it; see `resources.out_folder` for a relative one.
         train: number of training scenes (only for `data_dir=""`).
         val: number of validation scenes (likewise).
         domain: `"day"` or `"dusk"` (likewise).
@@ -393,7 +394,7 @@ def prepared_data(
     """
     from m2f_helpers.data.scenes.dataset import make_scenes  # here: the workers of a script import what it imports
 
-    out_dir = Path(out_dir)
+    out_dir = out_folder(out_dir)
     source = Path(data_dir) if data_dir else make_scenes(out_dir / "scenes", train, val, domain)
     report = prepare(source, out_dir / "prepared", size, mode)
     if not report.pairs:

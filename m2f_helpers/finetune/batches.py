@@ -18,10 +18,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
-from mmseg.registry import MODELS
 from torch import Tensor
 
-from m2f_helpers.config import Edited
+from m2f_helpers.config import Edited, as_config
 from m2f_helpers.palette import IGNORE
 
 LOSS_KINDS = ("cls", "mask", "dice")
@@ -48,29 +47,17 @@ class Batch:
         return np.array([np.mean(m == i) for m in maps for i in np.unique(m) if i != IGNORE])
 
 
-def build_model(source: Config | Edited, seed: int = 0) -> Any:
-    """The config's model with random start weights, on the CPU; the same seed gives the same weights."""
-    cfg = source.cfg if isinstance(source, Edited) else source
-    init_default_scope("mmseg")
-    set_random_seed(seed)
-    model_config = copy.deepcopy(cfg.model)
-    model_config.backbone.init_cfg = None
-    model = MODELS.build(model_config)
-    model.init_weights()
-    return model
-
-
 def first_batch(source: Config | Edited, model: Any, seed: int = 0) -> Batch:
     """The first batch that training would see.
 
     Args:
         source: config with data.
-        model: from `build_model`; its data preprocessor turns uint8 BGR pictures into what the network takes.
+        model: from `config.build_model`; its data preprocessor turns uint8 BGR pictures into what the network takes.
         seed: of order, resize, crop and flip.
 
     Returns: the batch, padded to one size.
     """
-    cfg = source.cfg if isinstance(source, Edited) else source
+    cfg = as_config(source)
     init_default_scope("mmseg")
     set_random_seed(seed)
     data = next(iter(Runner.build_dataloader(copy.deepcopy(cfg.train_dataloader), seed=seed)))
@@ -86,7 +73,7 @@ def first_losses(model: Any, batch: Batch) -> dict[str, float]:
     """The terms of the loss for that batch, by the names that the log has: `"loss_cls"`, `"d0.loss_cls"`, ...
 
     Args:
-        model: from `build_model`. Its running statistics are left as they are.
+        model: from `config.build_model`. Its running statistics are left as they are.
         batch: from `first_batch`.
 
     Returns: one number per kind of loss (class, mask, Dice) and prediction (before the first decoder layer, and after
@@ -111,7 +98,7 @@ def predicted_losses(source: Config | Edited, batch: Batch) -> dict[str, float]:
 
     Returns: `"cls"`, `"mask"`, `"dice"`: value of one term; `"terms"`: number of terms; `"total"`: sum of all of them.
     """
-    head = (source.cfg if isinstance(source, Edited) else source).model.decode_head
+    head = as_config(source).model.decode_head
     share = batch.mask_shares  # (masks,)
     dice = float(np.mean(1 - share / (0.5 + share)))  # 1 - 2 |p t| / (|p| + |t|) with p = 0.5 everywhere
     values = {

@@ -11,7 +11,7 @@ import pandas as pd
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from m2f_helpers.config import CUSTOM_KEYS, DEAD_KEYS, MISSING, PIPELINES, Change, Edited, get_value, plain
+from m2f_helpers.config import CUSTOM_KEYS, DEAD_KEYS, MISSING, PIPELINES, Change, Edited, as_config, get_value, plain
 
 # What to do instead. Names that are no variable of the file are ones that people try.
 _FIXES = {
@@ -91,7 +91,7 @@ def silent_edits(source: Config | Edited) -> list[SilentEdit]:
 
     Returns: one entry per value, by name; empty if every edit has an effect.
     """
-    cfg = source.cfg if isinstance(source, Edited) else source
+    cfg = as_config(source)
     top = cfg._cfg_dict
     original = _original(cfg)
     read = (set(inspect.signature(Runner.__init__).parameters) | _READ_TOO) - {"self", "cfg", "data_preprocessor"}
@@ -110,7 +110,7 @@ def silent_edits(source: Config | Edited) -> list[SilentEdit]:
 
 def runner_arguments(source: Config | Edited) -> dict[str, Any]:
     """The arguments that `Runner.from_cfg` takes out of a config, as plain values: all that training depends on."""
-    cfg = source.cfg if isinstance(source, Edited) else source
+    cfg = as_config(source)
     names = [name for name in inspect.signature(Runner.__init__).parameters if name not in ("self", "cfg")]
     # the Runner uses cfg.data_preprocessor only for a model that has none of its own
     return {
@@ -189,13 +189,11 @@ def config_diff(base: Config | Edited, changed: Config | Edited) -> ConfigDiff:
 
     Returns: the differences in the order of the keys, with reasons.
     """
-    reasons = changed if isinstance(changed, Edited) else None
-    before, after = (item.cfg if isinstance(item, Edited) else item for item in (base, changed))
+    reasons = changed if isinstance(changed, Edited) else Edited(as_config(changed))
+    before, after = (as_config(item) for item in (base, changed))
     found: list[Change] = []
     _compare(plain(before._cfg_dict), plain(after._cfg_dict), "", found)
-    return ConfigDiff(
-        tuple(Change(c.key, c.before, c.after, reasons.reason_of(c.key) if reasons else "") for c in found)
-    )
+    return ConfigDiff(tuple(Change(c.key, c.before, c.after, reasons.reason_of(c.key)) for c in found))
 
 
 def _compare(before: Any, after: Any, key: str, found: list[Change]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 from mmengine.config import Config
 
-from m2f_helpers.config import LOADERS, PIPELINES, Edited, class_names
+from m2f_helpers.config import LOADERS, PIPELINES, Edited, as_config, class_names
 from m2f_helpers.data.labels import check_pair
 from m2f_helpers.finetune.differences import silent_edits
 
@@ -48,7 +48,7 @@ def check(source: Config | Edited) -> None:
 
 def problems(source: Config | Edited) -> list[str]:
     """All faults of a config and its data, one sentence each; an empty list if there is none."""
-    cfg = source.cfg if isinstance(source, Edited) else source
+    cfg = as_config(source)
     found = [edit.text for edit in silent_edits(cfg)]
     for look in (_classes, _pipelines, _schedule, _optimizer, _loaders, _weights):
         found += look(cfg)

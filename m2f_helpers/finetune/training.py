@@ -30,12 +30,12 @@ from tqdm.auto import tqdm
 
 from m2f_helpers import checkpoints, files
 from m2f_helpers.checkpoints import newest_checkpoint
-from m2f_helpers.config import Edited, finetune_edits
+from m2f_helpers.config import Edited, as_config, finetune_edits
 from m2f_helpers.finetune import preflight
+from m2f_helpers.finetune.batches import LOSS_KINDS
 from m2f_helpers.install.devices import choose_device
 from m2f_helpers.profiles import Profile, get_profile
 
-LOSS_KINDS = ("cls", "mask", "dice")
 _run_numbers = itertools.count()
 
 
@@ -93,7 +93,7 @@ def train(
         loss
         is no longer a number.
     """
-    cfg = copy.deepcopy(source.cfg if isinstance(source, Edited) else source)
+    cfg = copy.deepcopy(as_config(source))
     work_dir = Path(work_dir).resolve()
     preflight.check(cfg)
     device = choose_device(device)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
 from m2f_helpers.checkpoints import load_weights, newest_checkpoint, profile_weights
-from m2f_helpers.config import Edited, base_config
-from m2f_helpers.images import one_line
+from m2f_helpers.config import as_config, base_config, build_model
+from m2f_helpers.install.devices import choose_device
 from m2f_helpers.palette import ade20k_palette
 from m2f_helpers.profiles import get_profile
 
@@ -29,20 +26,15 @@ def load(config: Any, checkpoint: str | Path | None, device: str | None = None) 
     Returns: mmseg's segmentor in evaluation mode; `.cfg` holds the copied config.
     Raises: FileNotFoundError or ValueError naming the file, and what was not in it: a half-filled model would guess.
     """
-    from mmengine import init_default_scope
-    from mmseg.registry import MODELS
-
-    config = _read_config(config)
-    _forget_pretrained(config.model)
-    init_default_scope(config.get("default_scope", "mmseg"))
-    model = MODELS.build(config.model)
+    device, config = choose_device(device), copy.deepcopy(as_config(config))
+    model = build_model(config, seed=None)
     if checkpoint is not None:
         report = load_weights(model, checkpoint)
         if report.missing or report.reshaped:
             raise ValueError(f"{checkpoint} is of another model: {report.text}")
     model.cfg = config
     model.dataset_meta = {"classes": ade20k_palette().names, "palette": ade20k_palette().colors.tolist()}
-    return model.to(_device(device)).eval()
+    return model.to(device).eval()
 
 
 def load_profile(
@@ -74,44 +66,8 @@ def load_finetuned(folder: str | Path, profile: str = "demo", device: str | None
     folder = Path(folder)
     if not (folder / "config.py").is_file():
         return None
-    config, wanted = _read_config(folder / "config.py"), base_config(profile)
+    config, wanted = as_config(folder / "config.py"), base_config(profile)
     heads = config.model.decode_head, wanted.model.decode_head
     if config.model.backbone.depth != wanted.model.backbone.depth or heads[0].num_queries != heads[1].num_queries:
         return None
     return load(config, newest_checkpoint(folder), device)
-
-
-# ------------------------------------------------------------------------------------------------------ load, read
-
-
-def _read_config(config: Any) -> Any:
-    import mmdet.models  # noqa: F401  explicitly: mmseg would hide why it cannot be imported
-    from mmengine import Config
-
-    config = config.cfg if isinstance(config, Edited) else config
-    if isinstance(config, Config):
-        return copy.deepcopy(config)
-    if not isinstance(config, (str, os.PathLike)):
-        raise ValueError(f"expected a Config or the path of one, got {type(config).__name__}")
-    if not Path(config).is_file():
-        raise FileNotFoundError(f"the config {config} does not exist")
-    try:
-        return Config.fromfile(str(config))
-    except (OSError, SyntaxError, ValueError, ImportError) as error:
-        raise ValueError(f"{config} is not a config that MMEngine can read: {one_line(error)}") from None
-
-
-def _forget_pretrained(model_config: Any) -> None:
-    """The checkpoint brings all weights: without this, building the backbone would ask for ImageNet's."""
-    model_config.pretrained = None
-    if "init_cfg" in model_config.backbone:
-        model_config.backbone.init_cfg = None
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"the device {name!r} cannot be used here ({one_line(error)}); try cpu") from None

@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image
 
 from m2f_helpers import plotting
-from m2f_helpers.images import one_line, read_image
+from m2f_helpers.images import read_image
 from m2f_helpers.inference import figures
 from m2f_helpers.palette import ade20k_palette
+from m2f_helpers.quiet import one_line
 
 SWATCH = "display:inline-block;width:1.1em;height:0.9em;border:1px solid #888;"
 LARGEST = 640  # pixels: longer side of the picture in a widget
@@ -30,7 +31,7 @@ class Explorer:
     A front end that knows widgets shows the widget; any other finds the twin's PNG in the same output.
     """
 
-    def __init__(self, view: ipw.DOMWidget, static: plotting.Picture, **controls: ipw.Widget):
+    def __init__(self, view: ipw.DOMWidget, static: plotting.Figure, **controls: ipw.Widget):
         self.view, self.static = view, static
         self.controls = controls
 

@@ -1,5 +1,7 @@
 """What is installed, what is wrong with it, and the one command that mends it.
 
+The libraries it vouches for are really imported, in a child process: a broken one cannot take the check down.
+
 Needs nothing but the standard library to start, so it also runs where torch, or everything, is missing:
 `m2f check`, or `python -m m2f_helpers.install.environment`.
 """
@@ -8,19 +10,22 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import platform
 import re
+import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 
 from m2f_helpers.install import mmcv_ops
 
-PYTHON_RANGE = ((3, 10), (3, 14))  # first included, last excluded; pyproject says the same
+PYTHON_RANGE = ((3, 10), (3, 15))  # first included, last excluded; pyproject says the same
 EXACT = {"mmengine": "0.10.7", "mmdet": "3.3.0", "mmsegmentation": "1.2.2"}
 MMCV_LITE = "2.1.0"
 TORCH_FROM = "2.1"
@@ -54,6 +59,32 @@ OTHERS = [  # as in pyproject.toml, one to a line there
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
 
+IMPORTS = ("cv2", "torch", "mmcv.ops", "mmdet.models", "mmseg.apis")  # each needs those before it
+
+PATIENCE = 300  # seconds for all of them; a cold disk needs most of a minute
+
+# Runs in a child process, on the modules named as arguments. One line of JSON for each: its error, or "" and a remark.
+PROBE = """
+import importlib, json, os, sys
+import m2f_helpers
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+def say(name, error, remark=""):
+    print(json.dumps([name, error, remark]), file=answers, flush=True)
+def device(torch):
+    if torch.cuda.is_available():
+        return f"device: CUDA, {torch.cuda.get_device_name(0)}"
+    return "device: MPS" if torch.backends.mps.is_available() else f"device: CPU, {torch.get_num_threads()} threads"
+for name in sys.argv[1:]:
+    try:
+        module = importlib.import_module(name)
+    except BaseException as error:
+        say(name, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}")
+        break
+    say(name, "", device(module) if name == "torch" else "")
+"""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One row of the check. `verdict` is "ok", "note" (works, worth knowing) or "wrong"; `fix` is a command or ""."""
@@ -72,6 +103,7 @@ class Machine:
     `distributions` maps lower-case names of installed distributions to versions, `loaded` names of loaded modules to
     their `__version__` (or ""), `extension` says what stands behind `mmcv._ext`: "absent", "compiled" or an error text.
     `fast_op`: "" without numba, "loads", or why it does not.
+    `imports` maps each module that was tried to "" or its error; after an error no further one is tried.
     """
 
     python: tuple[int, ...]
@@ -81,6 +113,7 @@ class Machine:
     torch: str
     extension: str
     fast_op: str
+    imports: dict[str, str] = field(default_factory=dict)
 
 
 def gather(path: Iterable[str] | None = None) -> Machine:
@@ -92,15 +125,41 @@ def gather(path: Iterable[str] | None = None) -> Machine:
     found = metadata.distributions(path=list(path)) if path is not None else metadata.distributions()
     names = {(d.metadata["Name"] or "").lower().replace("_", "-"): d.version for d in found}
     loaded = {name: _loaded_version(name) for name in ("numpy", "google.colab")}
+    imports, torch = try_imports(_importable(names))
     return Machine(
         python=sys.version_info[:3],
         distributions=names,
         loaded={name: version for name, version in loaded.items() if version is not None},
         environ=dict(os.environ),
-        torch=_probe_torch() if "torch" in names else "",
+        torch=torch,
         extension=_probe_extension() if "mmcv" in names or "mmcv-lite" in names else "absent",
         fast_op=_probe_fast_op() if names.keys() >= {"numba", "torch"} else "",
+        imports=imports,
     )
+
+
+def try_imports(modules: Iterable[str] = IMPORTS) -> tuple[dict[str, str], str]:
+    """Import modules one after the other in a child process, up to the first that fails.
+
+    Returns: `{module: error, or ""}` for those tried, and a remark of torch on its device (or "").
+    """
+    wanted, asked = list(modules), time.monotonic()
+    if not wanted:
+        return {}, ""
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, *wanted], capture_output=True, text=True, env=environ, timeout=PATIENCE
+        )
+        status = f"ended with status {done.returncode}: {_last_line(done.stderr)}"
+        said = done.stdout
+    except subprocess.TimeoutExpired as error:
+        status, said = f"not done after {time.monotonic() - asked:.0f} seconds", (error.stdout or b"").decode()
+    answers = [json.loads(line) for line in said.splitlines()]
+    tried = {name: error for name, error, _ in answers}
+    if len(tried) < len(wanted) and not any(tried.values()):
+        tried[wanted[len(tried)]] = status
+    return tried, "".join(remark for _, _, remark in answers)
 
 
 def check_environment(machine: Machine | None = None) -> list[Finding]:
@@ -114,7 +173,7 @@ def check_environment(machine: Machine | None = None) -> list[Finding]:
     findings += [_judge_exact(machine, name, version) for name, version in EXACT.items()]
     findings += [_judge_fork(machine)]
     findings += [_judge_present(machine, name, reason) for name, reason in UNDECLARED.items()]
-    findings += [_judge_opencv(machine), _judge_others(machine), _judge_drawing(machine)]
+    findings += [_judge_opencv(machine), _judge_imports(machine), _judge_others(machine), _judge_drawing(machine)]
     return findings
 
 
@@ -152,8 +211,6 @@ def _judge_python(machine: Machine) -> Finding:
     good = low <= machine.python[:2] < high
     found = ".".join(map(str, machine.python))
     wanted = f"{low[0]}.{low[1]} to {high[0]}.{high[1] - 1}"
-    if not good and machine.python[:2] >= high:
-        wanted += "; mmengine and mmcv call pkgutil.find_loader, which Python 3.14 no longer has"
     return Finding("Python", found, wanted, "ok" if good else "wrong", "" if good else _new_environment())
 
 
@@ -171,10 +228,10 @@ def _judge_torch(machine: Machine) -> Finding:
         return Finding("torch", "missing", f"{TORCH_FROM} or newer", "wrong", install)
     if _numbers(version) < _numbers(TORCH_FROM):
         return Finding("torch", version, f"{TORCH_FROM} or newer", "wrong", install.replace("install", "install -U"))
-    if not machine.torch.startswith("device"):
+    if error := machine.imports.get("torch"):
         again = f"pip install --force-reinstall torch=={version.split('+')[0]}"
-        return Finding("torch", f"{version} does not load: {machine.torch}", "loads", "wrong", again)
-    return Finding("torch", f"{version}, {machine.torch}", f"{TORCH_FROM} or newer", "ok")
+        return Finding("torch", f"{version} does not load: {error}", "loads", "wrong", again)
+    return Finding("torch", ", ".join(filter(None, [version, machine.torch])), f"{TORCH_FROM} or newer", "ok")
 
 
 def _judge_numpy(machine: Machine) -> Finding:
@@ -244,10 +301,28 @@ def _judge_opencv(machine: Machine) -> Finding:
     found = ", ".join(f"{name} {machine.distributions[name]}" for name in here) or "missing"
     if not here:
         return Finding("opencv", found, "opencv-python", "wrong", "pip install opencv-python")
+    again = f"pip uninstall -y {' '.join(here)} && pip install opencv-python"
+    if error := machine.imports.get("cv2"):
+        if "libGL" in error:
+            again = "pip uninstall -y opencv-python && pip install opencv-python-headless"
+        return Finding("opencv", f"{found}; cv2 does not load: {error}", "loads", "wrong", again)
     if len(here) > 1:
-        fix = f"pip uninstall -y {' '.join(here)} && pip install opencv-python"
-        return Finding("opencv", found, "one flavour: they overwrite each other", "wrong", fix)
+        return Finding("opencv", found, "one flavour; these overwrite each other, but cv2 loads", "note")
     return Finding("opencv", found, "one flavour", "ok")
+
+
+def _judge_imports(machine: Machine) -> Finding:
+    """What the rows of cv2 and torch do not already say."""
+    wanted = "OpenMMLab's libraries load"
+    for name, error in machine.imports.items():
+        if error and name not in ("cv2", "torch"):
+            project = {"mmcv": f"mmcv-lite=={MMCV_LITE}", "mmdet": f"mmdet=={EXACT['mmdet']}"}
+            again = project.get(name.split(".")[0], f"mmsegmentation=={EXACT['mmsegmentation']}")
+            return Finding(
+                "imports", f"{name}: {error}", wanted, "wrong", f"pip install --force-reinstall --no-deps {again}"
+            )
+    done = [name.split(".")[0] for name, error in machine.imports.items() if not error]
+    return Finding("imports", ", ".join(done) or "not tried", wanted, "ok")
 
 
 def _judge_others(machine: Machine) -> Finding:
@@ -274,6 +349,17 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
+def _importable(names: dict[str, str]) -> list[str]:
+    """Out of IMPORTS, what the installed distributions should make possible; the missing have rows of their own."""
+    owners = {"torch": ["torch"], "mmcv.ops": ["mmcv", "mmcv-lite"], "mmdet.models": ["mmdet"]}
+    owners |= {"mmseg.apis": ["mmsegmentation"], "cv2": list(OPENCV)}
+    return list(takewhile(lambda module: any(name in names for name in owners[module]), IMPORTS))
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["nothing was said"])[-1][:200]
+
+
 def _loaded_version(name: str) -> str | None:
     module = sys.modules.get(name)
     return None if module is None else str(getattr(module, "__version__", ""))
@@ -281,18 +367,6 @@ def _loaded_version(name: str) -> str | None:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-
-
-def _probe_torch() -> str:
-    try:
-        torch = importlib.import_module("torch")
-    except (ImportError, OSError) as error:
-        return _first_line(error)
-    if torch.cuda.is_available():
-        return f"device: CUDA, {torch.cuda.get_device_name(0)}"
-    if torch.backends.mps.is_available():
-        return "device: MPS"
-    return f"device: CPU, {torch.get_num_threads()} threads"
 
 
 def _probe_extension() -> str:

@@ -14,6 +14,7 @@ from m2f_helpers import cli
 from m2f_helpers.architecture import claims, pages, reference, write_up
 from m2f_helpers.architecture.statements import CLAIMS, GROUPS, HEAD, Claim
 from m2f_helpers.architecture.tracing import ShapeRecord
+from m2f_helpers.config import build_model
 
 ABOUT_LIBRARIES = {  # these measure torch or an installed library, whatever the model
     "why_rescue", "versions", "mmcv_bounds", "undeclared", "palette", "metric_skips_ignored", "weights_only",
@@ -107,7 +108,7 @@ def test_a_broken_model_refutes_its_claim(name, break_it):
     from m2f_helpers.config import base_config
 
     config = base_config("demo")
-    model = reference.build_model(config)
+    model = build_model(config)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     levels = [[2, 2], [4, 4], [8, 8]]

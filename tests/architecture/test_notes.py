@@ -11,7 +11,8 @@ import mmdet
 import pytest
 import torch
 
-from m2f_helpers.architecture import notes, pages, reference, tracing
+from m2f_helpers.architecture import notes, pages, tracing
+from m2f_helpers.config import build_model
 
 HEAD = "mmdet.models.dense_heads.mask2former_head"
 REQUIRED = {
@@ -125,7 +126,7 @@ def test_recorded_shapes_are_those_that_hooks_see():
     from m2f_helpers.config import base_config
 
     config = base_config("demo")
-    model = reference.build_model(config).eval()
+    model = build_model(config).eval()
     seen = {"decoder": [], "encoder": [], "cross": []}
     for layer in model.decode_head.transformer_decoder.layers:
         layer.register_forward_hook(lambda _, args, out: seen["decoder"].append(tuple(out.shape)))
@@ -148,7 +149,7 @@ def test_tracing_changes_no_result_and_keeps_no_tensor():
     from m2f_helpers.config import base_config
 
     config = base_config("demo")
-    model, results = reference.build_model(config).eval(), []
+    model, results = build_model(config).eval(), []
 
     def run(model):
         with torch.no_grad():

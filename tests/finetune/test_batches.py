@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from m2f_helpers import config
+from m2f_helpers.config import build_model
 from m2f_helpers.data.scenes.dataset import make_scenes
 from m2f_helpers.finetune import batches
 
@@ -21,7 +22,7 @@ def edited(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(edited):
-    return batches.build_model(edited)
+    return build_model(edited)
 
 
 @pytest.fixture(scope="module")

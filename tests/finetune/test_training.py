@@ -21,7 +21,6 @@ from m2f_helpers import checkpoints, config
 from m2f_helpers.cli import main
 from m2f_helpers.data.scenes.dataset import make_scenes
 from m2f_helpers.finetune import training
-from m2f_helpers.install.devices import choose_device
 from tests.conftest import ROOT
 
 STEPS = 6
@@ -231,18 +230,6 @@ def test_a_silent_edit_is_refused_with_the_edit_that_works(tiny, tmp_path):
     with pytest.raises(ValueError, match="cfg.optimizer = .* has no effect, nothing reads it; use set_batch"):
         training.train(cfg, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_device_is_chosen_and_can_be_overridden(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert choose_device() == "cpu"
-    with pytest.raises(ValueError, match="expected a device out of cpu, got 'cuda'"):
-        choose_device("cuda")
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert choose_device() == "mps"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device() == "cuda" and choose_device("cpu") == "cpu"
 
 
 # --- command line, several processes, the real model -------------------------------------------------------------

@@ -27,12 +27,17 @@ GOOD = {
 
 @pytest.fixture
 def machine() -> Machine:
-    return Machine((3, 11, 7), dict(GOOD), {"numpy": "2.4.6"}, {}, "device: CPU, 2 threads", "absent", "")
+    loads = dict.fromkeys(environment.IMPORTS, "")
+    return Machine((3, 11, 7), dict(GOOD), {"numpy": "2.4.6"}, {}, "device: CPU, 2 threads", "absent", "", loads)
 
 
 def without(machine: Machine, *names: str, **extra: str) -> Machine:
     left = {name: version for name, version in machine.distributions.items() if name not in names}
     return dataclasses.replace(machine, distributions=left | {k.replace("_", "-"): v for k, v in extra.items()})
+
+
+def broken(machine: Machine, module: str, error: str) -> Machine:
+    return dataclasses.replace(machine, imports={module: error}, torch="")
 
 
 def wrong(machine: Machine) -> dict[str, environment.Finding]:
@@ -57,16 +62,30 @@ FAULTS = {
     "mmseg missing": (lambda m: without(m, "mmsegmentation"), "mmsegmentation", "mmsegmentation==1.2.2"),
     "mmengine new": (lambda m: without(m, mmengine="0.11.0"), "mmengine", "mmengine==0.10.7"),
     "onedl": (lambda m: without(m, onedl_mmcv="2.3.0"), "onedl fork", "pip uninstall -y onedl-mmcv && pip install"),
-    "two opencv": (lambda m: without(m, opencv_python_headless="4.10"), "opencv", "pip uninstall -y opencv-python"),
+    "broken opencv": (
+        lambda m: broken(m, "cv2", "ImportError: libGL.so.1: cannot open shared object file"),
+        "opencv",
+        "pip install opencv-python-headless",
+    ),
+    "opencv overwritten": (
+        lambda m: broken(without(m, opencv_python_headless="4.10"), "cv2", "AttributeError: no attribute 'imread'"),
+        "opencv",
+        "pip uninstall -y opencv-python opencv-python-headless && pip install opencv-python",
+    ),
+    "mmcv refused": (
+        lambda m: broken(m, "mmdet.models", "AssertionError: MMCV==2.2.0 is used but incompatible"),
+        "imports",
+        "pip install --force-reinstall --no-deps mmdet==3.3.0",
+    ),
     "no opencv": (lambda m: without(m, "opencv-python"), "opencv", "pip install opencv-python"),
     "torch missing": (lambda m: without(m, "torch"), "torch", 'pip install "torch>=2.1"'),
     "torch old": (lambda m: without(m, torch="1.13.1"), "torch", 'pip install -U "torch>=2.1"'),
     "torch broken": (
-        lambda m: dataclasses.replace(m, torch="libcudart.so.12: cannot open shared object file"),
+        lambda m: broken(m, "torch", "OSError: libcudart.so.12: cannot open shared object file"),
         "torch",
         "pip install --force-reinstall torch==2.13.0",
     ),
-    "python 3.14": (lambda m: dataclasses.replace(m, python=(3, 14, 0)), "Python", "python3.11 -m venv .venv"),
+    "python 3.15": (lambda m: dataclasses.replace(m, python=(3, 15, 0)), "Python", "python3.11 -m venv .venv"),
     "python 3.9": (lambda m: dataclasses.replace(m, python=(3, 9, 1)), "Python", "python3.11 -m venv .venv"),
     "numpy swapped": (lambda m: dataclasses.replace(m, loaded={"numpy": "1.26.4"}), "numpy", "restart"),
     "numpy missing": (lambda m: without(m, "numpy"), "numpy", "pip install numpy"),
@@ -103,6 +122,43 @@ def test_broken_fast_op_is_a_note_not_a_fault(machine):
     assert is_green(check_environment(broken))
 
 
+def test_several_flavours_of_opencv_that_work_are_a_note(machine):
+    colab = without(machine, opencv_python_headless="5.0", opencv_contrib_python="4.14")
+    notes = [finding for finding in check_environment(colab) if finding.verdict == "note"]
+    assert [note.component for note in notes] == ["opencv"] and not notes[0].fix
+    assert is_green(check_environment(colab))
+
+
+MODULES = {
+    "healthy": ("", ""),
+    "refuses": ("raise AssertionError('MMCV==2.2.0 is used\\nbut')", "AssertionError: MMCV==2.2.0 is used"),
+    "leaves": ("raise SystemExit(3)", "SystemExit: 3"),
+    "crashes": (
+        "import os, sys; print('out of luck', file=sys.stderr, flush=True); os._exit(7)",
+        "ended with status 7",
+    ),
+    "talks": ("print('hello')", ""),
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_are_tried_in_a_child_up_to_the_first_that_fails(tmp_path, monkeypatch, module):
+    code, error = MODULES[module]
+    (tmp_path / f"m2f_{module}.py").write_text(code)
+    (tmp_path / "m2f_last.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tried, _ = environment.try_imports([f"m2f_{module}", "m2f_last"])
+    assert tried[f"m2f_{module}"].startswith(error) and bool(error) == bool(tried[f"m2f_{module}"])
+    assert ("m2f_last" in tried) == (not error)
+    assert module != "crashes" or "out of luck" in tried["m2f_crashes"]
+    assert f"m2f_{module}" not in sys.modules
+
+
+def test_what_is_not_installed_is_not_tried():
+    installed = {"opencv-python": "5", "torch": "2.13", "mmsegmentation": "1.2.2"}
+    assert environment._importable(installed) == ["cv2", "torch"]
+
+
 def test_compiled_mmcv_is_fine(machine):
     compiled = dataclasses.replace(without(machine, "mmcv-lite", mmcv="2.1.0"), extension="compiled")
     assert is_green(check_environment(compiled))
@@ -117,7 +173,7 @@ def test_text_shows_verdict_and_fix_below_its_row(machine):
     lines = as_text(check_environment(without(machine, "ftfy"))).splitlines()
     row = next(k for k, line in enumerate(lines) if line.startswith("WRONG"))
     assert "ftfy" in lines[row] and lines[row + 1].strip() == "fix: pip install ftfy"
-    assert lines[-1] == "1 of 19 wrong: mend them from the top"
+    assert lines[-1] == "1 of 20 wrong: mend them from the top"
 
 
 def fake_distribution(folder: Path, name: str, version: str) -> None:

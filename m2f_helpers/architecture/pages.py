@@ -235,9 +235,9 @@ def _answer_html(answer: Answer, index: str) -> str:
     lines = [f"<b>{row.id}</b> said: {escape(row.said)}"]
     verdict = row.verdict if answer.holds else f"{row.verdict}, BUT THE EVIDENCE FAILED"
     lines.append(f"<b>{verdict}</b>{': ' if row.correct else ''}{escape(row.correct)}")
-    lines.append(f'<span class="shape">measured: {escape(answer.evidence)}</span>')
     if row.place:
-        lines.append(_place_html(row.place, index))
+        lines[-1] += f" {_place_html(row.place, index)}"
+    lines += [f'<span class="shape">{escape(text)}</span>' for text in answer.evidence]
     return f'<div class="entry">{"<br>".join(lines)}</div>'
 
 

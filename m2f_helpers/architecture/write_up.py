@@ -55,9 +55,9 @@ class Answer:
     checked: tuple[Checked, ...]
 
     @property
-    def evidence(self) -> str:
-        """What the claims measured, in words."""
-        return "; ".join(dict.fromkeys(entry.evidence for entry in self.checked))
+    def evidence(self) -> list[str]:
+        """For each claim, what it says and what was measured, in words."""
+        return [f"{entry.claim.statement} [{entry.evidence}]" for entry in self.checked]
 
     @property
     def holds(self) -> bool:
@@ -108,9 +108,10 @@ def write_up_text(found: Iterable[Answer], width: int = 110) -> str:
             lines.append(f"\n{section}")
         lines += textwrap.wrap(f"{row.id:4} said: {row.said}", width, subsequent_indent=" " * 5)
         place = f" ({row.place.label}, line {row.place.line})" if row.place else ""
-        parts = [f"{row.verdict}{'' if answer.holds else ', BUT THE EVIDENCE FAILED'}: {row.correct}".rstrip(": ")]
-        parts.append(f"evidence: {answer.evidence}{place}")
-        for part in parts:
+        parts = [
+            f"{row.verdict}{'' if answer.holds else ', BUT THE EVIDENCE FAILED'}: {row.correct}".rstrip(": ") + place
+        ]
+        for part in [*parts, *answer.evidence]:
             lines += textwrap.wrap(part, width, initial_indent=" " * 5, subsequent_indent=" " * 5)
     total = ", ".join(f"{number} {verdict}" for verdict, number in verdicts(found).items())
     return "\n".join([*lines, f"\n{len(found)} statements: {total}"]).strip()

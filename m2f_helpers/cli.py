@@ -111,13 +111,17 @@ def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | Non
 
 @main.command()
 @click.option("--group", help="Only the claims of this group, for instance 'losses'.")
+@click.option("--write-up", is_flag=True, help="What the write-up behind this tutorial said, and what really runs.")
 @quietly
-def claims(group) -> None:
-    """Check a hundred statements about Mask2Former on the installed source and a real run (about a minute)."""
+def claims(group: str | None, write_up: bool) -> None:
+    """Check the statements about Mask2Former on the installed source and a real run (about a minute)."""
     from m2f_helpers.architecture import claims as statements
+    from m2f_helpers.architecture.write_up import answers, write_up_text
 
+    if write_up and group:
+        raise ValueError(f"--write-up shows all groups, got --group {group}; leave one of the two out")
     checked = statements.check(claims=statements.claims_of(group))
-    click.echo(statements.claims_text(checked))
+    click.echo(write_up_text(answers(checked)) if write_up else statements.claims_text(checked))
     sys.exit(0 if all(entry.holds for entry in checked) else 1)
 
 

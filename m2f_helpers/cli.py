@@ -115,13 +115,17 @@ def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | Non
 
 @main.command()
 @click.option("--group", help="Only the claims of this group, for instance 'losses'.")
+@click.option("--write-up", is_flag=True, help="What the write-up behind this tutorial said, and what really runs.")
 @quietly
-def claims(group) -> None:
-    """Check a hundred statements about Mask2Former on the installed source and a real run (about a minute)."""
+def claims(group: str | None, write_up: bool) -> None:
+    """Check the statements about Mask2Former on the installed source and a real run (about a minute)."""
     from m2f_helpers.architecture import claims as statements
+    from m2f_helpers.architecture.write_up import answers, write_up_text
 
+    if write_up and group:
+        raise ValueError(f"--write-up shows all groups, got --group {group}; leave one of the two out")
     checked = statements.check(claims=statements.claims_of(group))
-    click.echo(statements.claims_text(checked))
+    click.echo(write_up_text(answers(checked)) if write_up else statements.claims_text(checked))
     sys.exit(0 if all(entry.holds for entry in checked) else 1)
 
 
@@ -142,6 +146,29 @@ def convert(src, dst, form, classes, mapping, ignore, val, group) -> None:
     pairs = parse_mapping(mapping) if mapping else None
     words = ignore.split(",") if ignore else ()
     click.echo(conversion.convert(src, dst, form, classes, pairs, words, val, group))
+
+
+@main.group(name="class")
+def classroom() -> None:
+    """For teachers: editions of the notebooks, grading, and a kit for a room without network."""
+
+
+@classroom.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--python", "pythons", multiple=True, required=True, help="Version on the laptops; may be repeated.")
+@click.option("--platform", "platforms", multiple=True, required=True, help="linux, macos or windows; may be repeated.")
+@click.option("--wheel", type=click.Path(path_type=Path), help="This project's wheel.  [default: built here]")
+@click.option("--torch-from", help="Index or folder with a CPU build of torch; plain pip takes CUDA's on Linux.")
+@click.option("--pages", type=click.Path(path_type=Path), help="Folder of executed notebooks; their pages come along.")
+def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
+    """Gather in OUT all that laptops need to install and run the tutorial without network or administrator.
+
+    Sizes are told before anything is fetched; a run that broke off goes on when it is called again.
+    """
+    from m2f_helpers.classroom.kit import build_kit
+
+    made = build_kit(out, pythons, platforms, wheel, torch_from, pages)
+    click.echo(f"{len(made)} files, {sum(made.values()) / 1e6:,.0f} MB in {out}; install.sh or install.bat there")
 
 
 @main.command()
@@ -169,7 +196,7 @@ def figures(runs: Path, folder: Path) -> None:
 
     from m2f_helpers import execution
 
-    for name in execution.list_notebooks():
+    for name in execution.find_notebooks([]):
         for path in execution.export_figures(nbformat.read(runs / f"{name}.ipynb", as_version=4), folder):
             click.echo(path)
 

@@ -48,6 +48,7 @@ OTHERS = [  # as in pyproject.toml, one to a line there
     "colorcet",
     "filelock",
     "psutil",
+    "packaging",
     "pygments",
     "ipywidgets",
     "ipykernel",

@@ -37,7 +37,11 @@ def _predictable(error: Exception) -> str:
         return (
             f"the memory does not suffice ({text or 'no more could be had'}); a smaller --size, --crop or image helps"
         )
-    if isinstance(error, (ValueError, OSError)):
+    if isinstance(error, OSError):
+        from m2f_helpers import files
+
+        return files.sentence(error)
+    if isinstance(error, ValueError):
         return text
     if isinstance(error, ImportError):
         return f"a library cannot be imported: {text}; `m2f check` says what is wrong and which command mends it"
@@ -192,7 +196,7 @@ def figures(runs: Path, folder: Path) -> None:
 
     from m2f_helpers import execution
 
-    for name in execution.list_notebooks():
+    for name in execution.find_notebooks([]):
         for path in execution.export_figures(nbformat.read(runs / f"{name}.ipynb", as_version=4), folder):
             click.echo(path)
 

@@ -51,8 +51,7 @@ def graded(tmp_path_factory):
     submission(folder / "dead.ipynb", {"02.1": one, "02.2": "import os; os._exit(3)"})
     removes = "import shutil, pathlib; shutil.rmtree(pathlib.Path.home())"
     submission(folder / "wild.ipynb", {"02.1": one}, before=removes)
-    submission(folder / "hungry.ipynb", {"02.1": one, "02.2": "full = []
-while True: full.append(b'x' * 2**26)"})
+    submission(folder / "hungry.ipynb", {"02.1": one, "02.2": "full = []\nwhile True: full.append(b'x' * 2**26)"})
     submission(folder / "forged.ipynb", {"02.1": "twice = 0\ndef check(number, *rest): print(number, 'right')"})
     submission(folder / "broken.ipynb", {"02.1": "twice = [", "02.2": SOLVED["02.2"]})
     (folder / "no.ipynb").write_text("my dog ate it")

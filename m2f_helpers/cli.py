@@ -154,6 +154,27 @@ def classroom() -> None:
 
 
 @classroom.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", default="grades", show_default=True, help="Folder for grades.csv and the executed notebooks.")
+@click.option("--minutes", default=15.0, show_default=True, help="For one submission.")
+@click.option("--cell-seconds", default=300, show_default=True, help="For one cell; it is then interrupted.")
+@click.option("--memory", default=6.0, show_default=True, help="Gigabytes for all processes of a submission.")
+@click.option("--jobs", default=1, show_default=True, help="Submissions graded at the same time.")
+def grade(folder, out, minutes, cell_seconds, memory, jobs) -> None:
+    """Grade every notebook below FOLDER: one row for each exercise in grades.csv. Goes on where it was stopped.
+
+    Submissions are foreign code. Each runs in a process and an empty folder of its own, with limits of time and memory.
+    That stops endless loops, full memory and careless deletions. It does not stop ill will: the code has your rights,
+    can read and delete your files and reach the network. For people you do not trust, grade in a container.
+    """
+    from m2f_helpers.classroom import grading
+
+    rows = grading.grade(folder, out, grading.Limits(minutes, cell_seconds, memory), jobs)
+    graded = len({row.file for row in rows})
+    click.echo(f"{graded} submissions, {sum(row.points for row in rows)} of {len(rows)} points; {out}/{grading.TABLE}")
+
+
+@classroom.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--python", "pythons", multiple=True, required=True, help="Version on the laptops; may be repeated.")
 @click.option("--platform", "platforms", multiple=True, required=True, help="linux, macos or windows; may be repeated.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import binascii
 import html
 import json
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from itertools import count
@@ -348,7 +348,7 @@ def _img(pixels: np.ndarray, alt: str) -> str:
     """HTML of an image at its own size."""
     data = BytesIO()
     Image.fromarray(pixels).save(data, "PNG", compress_level=1)
-    tag = plotting.img_tag(b64encode(data.getvalue()).decode(), alt, pixels.shape[1])
+    tag = plotting.img_tag(data.getvalue(), "png", alt, pixels.shape[1])
     return tag.replace("<img", '<img decoding="sync"')  # else the place is empty for a moment at every step
 
 

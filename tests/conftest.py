@@ -15,7 +15,7 @@ import pytest
 
 import m2f_helpers  # noqa: F401  first of all: registers the stand-in for mmcv's compiled ops
 from m2f_helpers import execution
-from tests.solutions import with_solutions
+from m2f_helpers.classroom.cells import with_solutions
 
 # What is expensive is made once per suite: all tests that use such a fixture go to the same process. Longest first.
 SHARED = ("tutorial", "real", "evidence")
@@ -70,8 +70,9 @@ def run_all(out: Path, data: Path | None = None, wanted: tuple[str, ...] = ()) -
 
 @pytest.fixture(scope="session")
 def tutorial(tmp_path_factory) -> dict[str, execution.NotebookRun]:
-    """All five notebooks, executed once, as `make tutorial` does."""
-    return run_all(tmp_path_factory.mktemp("tutorial"))
+    """All five notebooks, executed once, as `make tutorial` does, and then the optional ones in the same folder."""
+    out = tmp_path_factory.mktemp("tutorial")
+    return run_all(out) | run_all(out, wanted=("07",))
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compi
 from m2f_helpers.data.dataset import READERS
 from m2f_helpers.images import list_images, read_image
 from m2f_helpers.inference.lean import lean_model
-from m2f_helpers.inference.upsampling import upsample, upsampled_argmax, winning_scores
+from m2f_helpers.inference.upsampling import upsample, upsampled_argmax, winners
 from m2f_helpers.palette import Palette, ade20k_palette, palette_of
 from m2f_helpers.plotting import count_ids
 from m2f_helpers.quiet import one_line
@@ -249,13 +249,12 @@ def segment_array(
         )
     geometry = _geometry(samples[0].metainfo, image.shape[:2])
     if lean is None:
-        scores = class_scores(class_logits[-1], mask_logits[-1], geometry.padded)  # (1, K, *padded)
-        total, ids = scores.sum(1, keepdim=True), None
+        scores = geometry.inner(class_scores(class_logits[-1], mask_logits[-1], geometry.padded))  # (1, K, h, w)
+        label_map, best = upsampled_argmax(scores, geometry.image)  # both (H, W)
+        total = upsample(scores.sum(1, keepdim=True), geometry.image)[0, 0]  # (1, 1, h, w) -> (H, W)
     else:
-        scores, total, ids = winning_scores(class_logits[-1], mask_logits[-1], geometry.padded)
-    label_map, best = upsampled_argmax(geometry.inner(scores), geometry.image)  # (1, n, h, w) -> both (H, W)
-    label_map = label_map if ids is None else ids.to(torch.uint8)[label_map.long()]
-    total = upsample(geometry.inner(total), geometry.image)[0, 0]  # (1, 1, h, w) -> (H, W)
+        last = class_logits[-1], mask_logits[-1]
+        label_map, best, total = winners(*last, geometry.padded, geometry.inner, geometry.image)  # all (H, W)
     return Segmentation(
         image=image,
         label_map=label_map.cpu().numpy(),

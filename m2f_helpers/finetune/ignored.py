@@ -102,7 +102,7 @@ def plot_ignored(batch: Batch, losses: pd.DataFrame) -> Figure:
         right.set(
             xlabel="mask logit under ignored pixels", title="losses of a right answer", ylim=(0, bottom.max() * 1.25)
         )
-        right.legend(ncols=3, loc="upper center", fontsize=8)
+        right.legend(ncols=3, loc="upper center", fontsize=8, handlelength=1, columnspacing=1)
     sums = ", ".join(f"{value:g}: {total:.1f}" for value, total in zip(losses.index, bottom, strict=True))
     figure.alt = f"a right answer's loss by the mask logit under ignored pixels: {sums}"
     return figure

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+_FORMATS = "auto, ids, coco, voc, cityscapes, labelme, colors, binary"
+
 
 class Door(click.Group):
     """The one door out: a predictable fault leaves as one sentence with exit status 1, and so does a fault of ours."""
@@ -100,7 +102,7 @@ def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | Non
         from m2f_helpers.install import environment
 
         sys.exit(environment.main())
-    from m2f_helpers.data.labels import check_labels, describe_problems
+    from m2f_helpers.data.checks import check_labels, describe_problems
 
     problems = check_labels(data, classes, zero_is_other, limit)
     click.echo(describe_problems(problems))
@@ -109,14 +111,60 @@ def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | Non
 
 @main.command()
 @click.option("--group", help="Only the claims of this group, for instance 'losses'.")
+@click.option("--write-up", is_flag=True, help="What the write-up behind this tutorial said, and what really runs.")
 @quietly
-def claims(group) -> None:
-    """Check a hundred statements about Mask2Former on the installed source and a real run (about a minute)."""
+def claims(group: str | None, write_up: bool) -> None:
+    """Check the statements about Mask2Former on the installed source and a real run (about a minute)."""
     from m2f_helpers.architecture import claims as statements
+    from m2f_helpers.architecture.write_up import answers, write_up_text
 
+    if write_up and group:
+        raise ValueError(f"--write-up shows all groups, got --group {group}; leave one of the two out")
     checked = statements.check(claims=statements.claims_of(group))
-    click.echo(statements.claims_text(checked))
+    click.echo(write_up_text(answers(checked)) if write_up else statements.claims_text(checked))
     sys.exit(0 if all(entry.holds for entry in checked) else 1)
+
+
+@main.command()
+@click.argument("src", type=click.Path(path_type=Path))
+@click.argument("dst", type=click.Path(path_type=Path))
+@click.option("--from", "form", default="auto", show_default=True, metavar="FORMAT", help=f"One of {_FORMATS}.")
+@click.option("--classes", help="Names in the order of their ids, a,b,c, or a file with names (and colours, ids).")
+@click.option("--map", "mapping", help="What becomes of a category: 4=255,7=car,raod=road (255: ignore).")
+@click.option("--ignore", help="Categories to ignore, by name or id: 11,12.")
+@click.option("--val", type=float, help="Share of the images that validate.  [default: the source's split, or 0.2]")
+@click.option("--group", metavar="REGEX", help="Images in whose path this finds the same text stay in one part.")
+def convert(src, dst, form, classes, mapping, ignore, val, group) -> None:
+    """Turn a folder of your own (COCO, VOC, Cityscapes, LabelMe, masks of any kind) into DST, ready to train on."""
+    from m2f_helpers.data import convert as conversion
+    from m2f_helpers.data.formats.mapping import parse_mapping
+
+    pairs = parse_mapping(mapping) if mapping else None
+    words = ignore.split(",") if ignore else ()
+    click.echo(conversion.convert(src, dst, form, classes, pairs, words, val, group))
+
+
+@main.group(name="class")
+def classroom() -> None:
+    """For teachers: editions of the notebooks, grading, and a kit for a room without network."""
+
+
+@classroom.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--python", "pythons", multiple=True, required=True, help="Version on the laptops; may be repeated.")
+@click.option("--platform", "platforms", multiple=True, required=True, help="linux, macos or windows; may be repeated.")
+@click.option("--wheel", type=click.Path(path_type=Path), help="This project's wheel.  [default: built here]")
+@click.option("--torch-from", help="Index or folder with a CPU build of torch; plain pip takes CUDA's on Linux.")
+@click.option("--pages", type=click.Path(path_type=Path), help="Folder of executed notebooks; their pages come along.")
+def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
+    """Gather in OUT all that laptops need to install and run the tutorial without network or administrator.
+
+    Sizes are told before anything is fetched; a run that broke off goes on when it is called again.
+    """
+    from m2f_helpers.classroom.kit import build_kit
+
+    made = build_kit(out, pythons, platforms, wheel, torch_from, pages)
+    click.echo(f"{len(made)} files, {sum(made.values()) / 1e6:,.0f} MB in {out}; install.sh or install.bat there")
 
 
 @main.command()
@@ -144,7 +192,7 @@ def figures(runs: Path, folder: Path) -> None:
 
     from m2f_helpers import execution
 
-    for name in execution.list_notebooks():
+    for name in execution.find_notebooks([]):
         for path in execution.export_figures(nbformat.read(runs / f"{name}.ipynb", as_version=4), folder):
             click.echo(path)
 

@@ -25,8 +25,9 @@ from mmseg.registry import MODELS
 
 from m2f_helpers import config_files
 from m2f_helpers.checkpoints import CONFIGS
-from m2f_helpers.data.layout import find_layout
-from m2f_helpers.palette import ade20k_palette
+from m2f_helpers.data.dataset import READERS, PairDataset
+from m2f_helpers.data.layout import SPLITS, read_data
+from m2f_helpers.palette import Palette, ade20k_palette
 from m2f_helpers.profiles import Profile, get_profile
 from m2f_helpers.quiet import quiet_initialisation
 
@@ -168,11 +169,14 @@ def finetune_edits(
     Returns: the edited config, ready for `training.train`.
     """
     profile = get_profile(profile)
-    edited = set_data(profile_edits(profile), data, max_val=profile.max_val)
+    edited, classes = profile_edits(profile), read_data(data).classes
+    if classes is not ade20k_palette():
+        edited = set_classes(edited, classes.names, classes.colors.tolist())
+    edited = set_data(edited, data, max_val=profile.max_val)
     if len(crop_size):
         edited = set_crop(edited, list(crop_size))
-    pictures = find_layout(data).train.pictures
-    edited = set_schedule(edited, iterations or profile.iterations_for(pictures), log_interval=profile.log_interval)
+    images = len(read_data(data).train)
+    edited = set_schedule(edited, iterations or profile.iterations_for(images), log_interval=profile.log_interval)
     return set_weights(edited, weights)
 
 
@@ -197,29 +201,43 @@ def set_data(source: Source, root: str | Path, max_val: int = 0) -> Edited:
 
     Args:
         source: config, or what another edit returned.
-        root: ADE20K layout (`images/training`, `annotations/training`, `.../validation`), the same with `train` and
-            `val`,
-            or flat (`images/`, and `annotations/`, `labels/` or `masks/`): then every fifth picture is for validation.
+        root: folder that `layout.read_data` can read.
         max_val: use at most this many pictures for validation and test; 0 means all.
 
     Returns: the edited config.
-    Raises: FileNotFoundError if the folder is not there or has no such layout.
+    Raises: FileNotFoundError if the folder is not there or has no such layout; ValueError if a split has no pair.
     """
-    found = find_layout(root)
-    values: dict[str, Any] = {}
+    found = read_data(root).need()
+    edited = _start(source)
+    values: dict[str, Any] = {"custom_imports": {"imports": [PairDataset.__module__], "allow_failed_imports": False}}
     for loader in LOADERS:
-        part = found.train if loader == "train_dataloader" else found.val
-        indices = part.indices
-        if loader != "train_dataloader" and max_val:
-            indices = max_val if indices is None else indices[:max_val]
-        where = f"{loader}.dataset"
-        values[f"{where}.data_root"] = str(found.root)
-        values[f"{where}.data_prefix"] = {"img_path": part.images, "seg_map_path": part.labels}
-        if indices is not None:
-            values[f"{where}.indices"] = indices
-        if found.suffix != ".jpg":
-            values[f"{where}.img_suffix"] = found.suffix
-    return _apply(source, values, f"data: the images in {found.root.name}/, layout {found.name}")
+        where, training = f"{loader}.dataset", loader == "train_dataloader"
+        values[f"{where}.type"] = PairDataset.__name__
+        values[f"{where}.data_root"] = str(found.root.resolve())
+        values[f"{where}.data_prefix"] = {}
+        values[f"{where}.split"] = SPLITS[not training]
+        if "metainfo" not in get_value(edited.cfg, where):  # else `set_classes` has said it
+            values |= {f"{where}.{key}": value for key, value in _classes_on_disk(found.classes).items()}
+        if max_val and not training:
+            values[f"{where}.indices"] = min(max_val, len(found.val))
+        for i, step in enumerate(get_value(edited.cfg, f"{where}.pipeline")):
+            if step["type"] in READERS:
+                values[f"{where}.pipeline.{i}.type"] = READERS[step["type"]]
+    return _apply(edited, values, f"data: the images in {found.root.resolve().name}/, layout {found.layout}")
+
+
+def mmseg_names(steps: Any) -> Any:
+    """A pipeline with mmseg's names for the steps that read files, which `set_data` gave others."""
+    theirs = {ours: theirs for theirs, ours in READERS.items()}
+    return [{**step, "type": theirs.get(step.get("type"), step.get("type"))} for step in steps]
+
+
+def _classes_on_disk(classes: Palette) -> dict[str, Any]:
+    """What a `PairDataset` is told of the classes."""
+    if classes is ade20k_palette():
+        return {"reduce_zero_label": True}
+    on_disk = [list(entry.on_disk) for entry in classes.classes]
+    return {"metainfo": classes.meta, "on_disk": on_disk, "ignored": list(classes.ignored), "reduce_zero_label": False}
 
 
 def _inherit_zero_label(source: Source) -> Edited:
@@ -381,7 +399,8 @@ def set_classes(
         "model.decode_head.loss_cls.class_weight": [1.0] * count + [0.1],
     }
     for dataset in _DATASETS:
-        values[f"{dataset}.type"] = "BaseSegDataset"
+        if get_value(edited.cfg, f"{dataset}.type") != PairDataset.__name__:
+            values[f"{dataset}.type"] = "BaseSegDataset"
         values[f"{dataset}.metainfo"] = {"classes": tuple(classes), "palette": palette}
         values[f"{dataset}.reduce_zero_label"] = reduce_zero_label
     return _apply(edited, values, f"classes: {count} of your own; the loss has one weight more, 0.1, for 'no object'")

@@ -24,6 +24,7 @@ from m2f_helpers import files
 from m2f_helpers.records import read_records
 from m2f_helpers.resources import resource
 
+OPTIONAL_FROM = "06"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 
 
@@ -44,7 +45,9 @@ def list_notebooks() -> dict[str, Path]:
 
 
 def find_notebooks(wanted: Iterable[str]) -> dict[str, Path]:
-    """Look notebooks up by number ("4", "04"), by name ("04_finetune", "finetune") or by file name; none means all.
+    """Look notebooks up by number ("4", "04"), by name ("04_finetune", "finetune") or by file name.
+
+    None named means the five of the tutorial; the optional ones, from 06 on, run when they are named.
 
     Raises: ValueError naming what is unknown and what there is.
     """
@@ -56,7 +59,7 @@ def find_notebooks(wanted: Iterable[str]) -> dict[str, Path]:
         if len(matches) != 1:
             raise ValueError(f"there is no notebook {word!r}; there are {', '.join(known)}")
         found[matches[0]] = known[matches[0]]
-    return found or known
+    return found or {name: path for name, path in known.items() if name < OPTIONAL_FROM}
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
@@ -237,16 +240,9 @@ def _check_inputs(profile: str, data: Path | None) -> None:
 
 
 def _check_pairs(data: Path) -> None:
-    from m2f_helpers.data.layout import SPLITS, data_root, scan
+    from m2f_helpers.data.layout import read_data
 
-    root = data_root(data)
-    for split in SPLITS:
-        pairs, problems = scan(root, split)
-        if problems:
-            more = f" (and {len(problems) - 1} more; `m2f check --data {data}` lists them)" if len(problems) > 1 else ""
-            raise ValueError(f"{problems[0].path} {problems[0].message}{more}")
-        if not pairs:
-            raise ValueError(f"{root / 'images' / split}: no picture with a label map; each split needs at least one")
+    print(f"data: {read_data(data).need()}")
 
 
 def _writable_folder(out: Path) -> Path:

@@ -8,7 +8,6 @@ import pytest
 from mmengine.config import Config
 
 from m2f_helpers import config
-from m2f_helpers.data import layout
 from m2f_helpers.finetune import differences
 
 WRITE_UP = {  # the eight edits of the original walkthrough that have no effect
@@ -154,31 +153,21 @@ def test_edits_with_effect_are_not_reported(published, demo, data):
 def test_set_data_reaches_all_loaders(demo, data):
     edited = config.set_data(demo, data, max_val=1)
     for loader in config.LOADERS:
-        assert edited.cfg[loader].dataset.data_root == str(data)
-    assert edited.cfg.train_dataloader.dataset.data_prefix.img_path == "images/training"
-    assert edited.cfg.val_dataloader.dataset.data_prefix.seg_map_path == "annotations/validation"
+        dataset = edited.cfg[loader].dataset
+        assert (dataset.type, dataset.data_root, dataset.reduce_zero_label) == ("PairDataset", str(data), True)
+    assert edited.cfg.train_dataloader.dataset.split == "training"
+    assert edited.cfg.val_dataloader.dataset.split == "validation"
     assert edited.cfg.val_dataloader.dataset.indices == 1 and "indices" not in edited.cfg.train_dataloader.dataset
 
 
-@pytest.mark.parametrize("labels", ["annotations", "labels", "masks"])
-def test_flat_folders_are_split_without_overlap(demo, tmp_path, labels):
-    """The layout that the write-up asks for (images/ and labels/), pictures as PNG."""
-    root = make_data(tmp_path, splits=[("", 11)], labels=labels, suffix=".png")
-    edited = config.set_data(demo, root)
-    train, val = (edited.cfg[loader].dataset for loader in config.LOADERS[:2])
-    assert sorted(train.indices + val.indices) == list(range(11)) and val.indices == [0, 5, 10]
-    assert train.img_suffix == ".png" and train.data_prefix.seg_map_path == labels
-    assert layout.find_layout(root).train.pictures == 8
-
-
 def test_set_data_says_what_it_looked_for(demo, tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not a folder; give the folder that holds images/"):
+    with pytest.raises(FileNotFoundError, match="gone: does not exist; expected the folders images and one of"):
         config.set_data(demo, tmp_path / "gone")
     (tmp_path / "images").mkdir()
     with pytest.raises(FileNotFoundError, match="annotations, labels, masks"):
         config.set_data(demo, tmp_path)
     (tmp_path / "masks").mkdir()
-    with pytest.raises(FileNotFoundError, match="no picture"):
+    with pytest.raises(ValueError, match="no image with a label map in images, masks"):
         config.set_data(demo, tmp_path)
 
 

@@ -45,7 +45,7 @@ def invoke(*arguments: str):
 
 
 def test_the_five_notebooks_are_found():
-    assert list(execution.list_notebooks()) == FIVE
+    assert list(execution.list_notebooks())[:5] == list(execution.find_notebooks([])) == FIVE
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def test_a_notebook_has_many_names(word):
 
 
 def test_unknown_notebook_is_an_error():
-    result = invoke("06")
+    result = invoke("16")
     assert result.exit_code == 1
-    assert result.output.startswith("Error: there is no notebook '06'; there are 01_install, 02_resize_ade20k")
+    assert result.output.startswith("Error: there is no notebook '16'; there are 01_install, 02_resize_ade20k")
 
 
 def test_every_notebook_takes_the_common_parameters():

@@ -79,7 +79,7 @@ def test_conda_environment_is_thin_and_points_here():
     assert [name.split("=")[0] for name in names] == ["python", "pip"]
     python = names[0].split("=")[1]
     assert python in PYTHONS
-    assert pip["pip"][:2] == ["--constraint constraints.txt", "--editable .[test]"]
+    assert pip["pip"][:2] == ["--constraint constraints.txt", "--editable .[test,lab]"]
     known = constraints(python) | requirements("dev")
     for line in pip["pip"][2:]:
         assert canonical(Requirement(line).name) in known, f"{line} stands neither in pyproject nor in constraints"

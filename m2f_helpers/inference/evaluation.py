@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
 from m2f_helpers.config import as_config, set_data
+from m2f_helpers.data.dataset import PairDataset
 from m2f_helpers.images import read_image
 from m2f_helpers.inference.segment import segment_array
 from m2f_helpers.palette import IGNORE, NUM_CLASSES, ade20k_palette
@@ -102,8 +103,8 @@ def _labelled_images(model: Any, data: Any) -> Any:
         data = set_data(model.cfg, data)
     config = as_config(data)
     settings = copy.deepcopy(config.val_dataloader.dataset)
-    settings.pipeline = [{"type": "LoadAnnotations"}]
-    images = Path(settings.get("data_root") or "") / settings.data_prefix.img_path
+    settings.pipeline = [{"type": "LoadLabels" if settings.type == PairDataset.__name__ else "LoadAnnotations"}]
+    images = Path(settings.get("data_root") or "")
     if not images.is_dir():
         raise FileNotFoundError(f"the folder of validation images {images} does not exist; see config.set_data")
     dataset = DATASETS.build(settings)

@@ -28,7 +28,8 @@ from tqdm.auto import tqdm
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
 from m2f_helpers.images import list_images, read_image
-from m2f_helpers.inference.upsampling import upsample, upsampled_argmax
+from m2f_helpers.inference.lean import lean_model
+from m2f_helpers.inference.upsampling import upsample, upsampled_argmax, winning_scores
 from m2f_helpers.palette import Palette, ade20k_palette, palette_of
 from m2f_helpers.plotting import count_ids
 from m2f_helpers.quiet import one_line
@@ -186,21 +187,23 @@ class Geometry:
         return upsample(self.inner(padded), size or self.image)[0, 0]  # (1, 1, h, w) -> (H, W)
 
 
-def segment(model: Any, image: Any, *, layers: bool = False) -> Segmentation | list[Segmentation]:
+def segment(model: Any, image: Any, *, layers: bool = False, engine: str = "lean") -> Segmentation | list[Segmentation]:
     """Segment an image, or all images of a folder.
 
     Args:
         model: from `load`, or from mmseg's `init_model`.
         image: path, PIL image, RGB array (see `images.read_image`), or a folder of images.
         layers: keep the prediction after every decoder layer and the attention each layer was allowed.
+        engine: `"lean"` computes the same in less time with `scratch.model` (see `inference.lean`), unless layers are
+            asked for or the model is not a plain Mask2Former; `"mmseg"` runs the model itself.
 
     Returns: a `Segmentation`; for a folder a list of them, by file name. A file that cannot be read is warned about.
     Raises: FileNotFoundError or ValueError: one sentence with the file and the fix.
     """
     if isinstance(image, (str, os.PathLike)) and Path(image).is_dir():
-        return _segment_folder(model, Path(image), layers)
+        return _segment_folder(model, Path(image), layers, engine)
     source = str(image) if isinstance(image, (str, os.PathLike)) else "array"
-    return segment_array(model, read_image(image), source, layers)
+    return segment_array(model, read_image(image), source, layers, engine)
 
 
 def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -225,19 +228,32 @@ def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int])
 
 
 @torch.no_grad()
-def segment_array(model: Any, image: np.ndarray, source: str, layers: bool) -> Segmentation:
+def segment_array(
+    model: Any, image: np.ndarray, source: str, layers: bool = False, engine: str = "lean"
+) -> Segmentation:
     """Segment an RGB array `(H, W, 3)` uint8; `source` names it in messages."""
+    if engine not in ("lean", "mmseg"):
+        raise ValueError(f"expected the engine 'lean' or 'mmseg', got {engine!r}")
     inputs, samples = _prepare(model, image, source)
-    with _watch_attention(model.decode_head, layers) as seen:
-        class_logits, mask_logits = model.decode_head(model.extract_feat(inputs), samples)  # lists, one per prediction
+    lean = None if layers or engine == "mmseg" else lean_model(model)
+    with _watch_attention(model.decode_head, layers) as seen:  # both results are lists, one entry per prediction
+        if lean is None:
+            class_logits, mask_logits = model.decode_head(model.extract_feat(inputs), samples)
+        else:
+            class_logits, mask_logits = zip(*lean(inputs, every=False), strict=True)
     if not torch.isfinite(class_logits[-1]).all() or not torch.isfinite(mask_logits[-1]).all():
         raise ValueError(
             f"{source}: the model's scores are not finite numbers, so its weights are damaged; load others"
         )
     geometry = _geometry(samples[0].metainfo, image.shape[:2])
-    scores = geometry.inner(class_scores(class_logits[-1], mask_logits[-1], geometry.padded))  # (1, K, h, w)
-    label_map, best = upsampled_argmax(scores, geometry.image)  # both (H, W)
-    total = upsample(scores.sum(1, keepdim=True), geometry.image)[0, 0]  # (1, K, h, w) -> (1, 1, h, w) -> (H, W)
+    if lean is None:
+        scores = class_scores(class_logits[-1], mask_logits[-1], geometry.padded)  # (1, K, *padded)
+        total, ids = scores.sum(1, keepdim=True), None
+    else:
+        scores, total, ids = winning_scores(class_logits[-1], mask_logits[-1], geometry.padded)
+    label_map, best = upsampled_argmax(geometry.inner(scores), geometry.image)  # (1, n, h, w) -> both (H, W)
+    label_map = label_map if ids is None else ids.to(torch.uint8)[label_map.long()]
+    total = upsample(geometry.inner(total), geometry.image)[0, 0]  # (1, 1, h, w) -> (H, W)
     return Segmentation(
         image=image,
         label_map=label_map.cpu().numpy(),
@@ -353,9 +369,9 @@ def _geometry(meta: dict, size: Sequence[int]) -> Geometry:
     return Geometry(padded, rows, columns, tuple(size[:2]))
 
 
-def _segment_folder(model: Any, folder: Path, layers: bool) -> list[Segmentation]:
+def _segment_folder(model: Any, folder: Path, layers: bool, engine: str) -> list[Segmentation]:
     results = []
-    for path, result in segment_each(model, list_images(folder), layers):
+    for path, result in segment_each(model, list_images(folder), layers, engine=engine):
         if isinstance(result, Segmentation):
             results.append(result)
         else:
@@ -366,13 +382,13 @@ def _segment_folder(model: Any, folder: Path, layers: bool) -> list[Segmentation
 
 
 def segment_each(
-    model: Any, paths: Sequence[Path], layers: bool = False, progress: bool | None = None
+    model: Any, paths: Sequence[Path], layers: bool = False, progress: bool | None = None, engine: str = "lean"
 ) -> Iterator[tuple[Path, Segmentation | Exception]]:
     """Segment one file after another; what cannot be read, or is too large, comes back as the error."""
     hide = len(paths) < 4 if progress is None else not progress
     for path in tqdm(paths, desc="segment", unit="image", disable=hide, leave=False):
         try:
-            yield path, segment_array(model, read_image(path), str(path), layers)
+            yield path, segment_array(model, read_image(path), str(path), layers, engine)
         except (ValueError, OSError) as error:
             yield path, error
         except (MemoryError, RuntimeError) as error:

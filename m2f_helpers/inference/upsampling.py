@@ -41,6 +41,40 @@ def upsampled_argmax(scores: Tensor, size: Sequence[int], whole: int = WHOLE) ->
     return winner, best
 
 
+def winning_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """`class_scores` of the classes that can win somewhere, and the sum over all classes.
+
+    Args:
+        class_logits: `(1, Q, K + 1)`, the last column "no object".
+        mask_logits: `(1, Q, h, w)`, at a quarter of `size`.
+        size: `[H, W]`, the padded input.
+
+    Returns: scores `(1, n, H, W)`, their sum over all K `(1, 1, H, W)`, and the n class ids, ascending.
+    """
+    probabilities = class_logits.softmax(-1)[..., :-1]  # (1, Q, K)
+    ids = _possible_classes(probabilities[0], mask_logits[0])
+    votes = torch.cat((probabilities[..., ids], probabilities.sum(-1, keepdim=True)), -1)  # (1, Q, n + 1)
+    masks = upsample(mask_logits, size).sigmoid_()  # (1, Q, H, W), in place: the largest array there is
+    scores = torch.einsum("bqk,bqhw->bkhw", votes, masks)
+    return scores[:, :-1], scores[:, -1:], ids
+
+
+def _possible_classes(probabilities: Tensor, mask_logits: Tensor) -> Tensor:
+    """Ids, ascending, of the classes that could win after the masks `(Q, h, w)` are upsampled, from `(Q, K)`.
+
+    A pixel at four times the size lies between four of the masks' pixels, and resizing once more mixes two of its
+    neighbours: all that goes into one pixel of the result lies in a square of 3 x 3. In there a mask is at least its
+    smallest and at most its largest pixel, and so is every sum of masks. Squares of 4 x 4, two apart, hold them all.
+    """
+    if min(mask_logits.shape[1:]) < 4:
+        return torch.arange(probabilities.shape[1], device=probabilities.device)
+    masks = mask_logits.sigmoid()
+    most = F.max_pool2d(masks, 4, 2, ceil_mode=True).flatten(1)  # (Q, squares)
+    least = -F.max_pool2d(-masks, 4, 2, ceil_mode=True).flatten(1)
+    floor = (probabilities.T @ least).amax(0)  # (K, squares) -> (squares,): what the safest class has all over a square
+    return ((probabilities.T @ most) >= floor - 1e-5 * floor - 1e-7).any(1).nonzero()[:, 0]
+
+
 def _possible_winners(scores: Tensor) -> Tensor:
     """Ids, ascending, of the classes of `(K, h, w)` that some bilinear interpolation could let win.
 

@@ -37,7 +37,11 @@ def _predictable(error: Exception) -> str:
         return (
             f"the memory does not suffice ({text or 'no more could be had'}); a smaller --size, --crop or image helps"
         )
-    if isinstance(error, (ValueError, OSError)):
+    if isinstance(error, OSError):
+        from m2f_helpers import files
+
+        return files.sentence(error)
+    if isinstance(error, ValueError):
         return text
     if isinstance(error, ImportError):
         return f"a library cannot be imported: {text}; `m2f check` says what is wrong and which command mends it"
@@ -150,6 +154,27 @@ def classroom() -> None:
 
 
 @classroom.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", default="grades", show_default=True, help="Folder for grades.csv and the executed notebooks.")
+@click.option("--minutes", default=15.0, show_default=True, help="For one submission.")
+@click.option("--cell-seconds", default=300, show_default=True, help="For one cell; it is then interrupted.")
+@click.option("--memory", default=6.0, show_default=True, help="Gigabytes for all processes of a submission.")
+@click.option("--jobs", default=1, show_default=True, help="Submissions graded at the same time.")
+def grade(folder, out, minutes, cell_seconds, memory, jobs) -> None:
+    """Grade every notebook below FOLDER: one row for each exercise in grades.csv. Goes on where it was stopped.
+
+    Submissions are foreign code. Each runs in a process and an empty folder of its own, with limits of time and memory.
+    That stops endless loops, full memory and careless deletions. It does not stop ill will: the code has your rights,
+    can read and delete your files and reach the network. For people you do not trust, grade in a container.
+    """
+    from m2f_helpers.classroom import grading
+
+    rows = grading.grade(folder, out, grading.Limits(minutes, cell_seconds, memory), jobs)
+    graded = len({row.file for row in rows})
+    click.echo(f"{graded} submissions, {sum(row.points for row in rows)} of {len(rows)} points; {out}/{grading.TABLE}")
+
+
+@classroom.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--python", "pythons", multiple=True, required=True, help="Version on the laptops; may be repeated.")
 @click.option("--platform", "platforms", multiple=True, required=True, help="linux, macos or windows; may be repeated.")
@@ -165,6 +190,28 @@ def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
 
     made = build_kit(out, pythons, platforms, wheel, torch_from, pages)
     click.echo(f"{len(made)} files, {sum(made.values()) / 1e6:,.0f} MB in {out}; install.sh or install.bat there")
+
+
+@main.command()
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; without it, the profile's own.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Data folder with the model's classes.")
+@click.option("--profile", default="demo", show_default=True, help="demo or ade20k, for a checkpoint without a config.")
+@click.option("--config", type=click.Path(path_type=Path), help="A config file in place of the checkpoint's.")
+@click.option("--limit", type=click.IntRange(min=1), help="Look at so many validation images at most.")
+@click.option("--json", "target", type=click.Path(path_type=Path), help="Write the scores, 0 to 1, to this file too.")
+@click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
+def evaluate(checkpoint, data, profile, config, limit, target, device) -> None:
+    """Judge a model on the validation images of a data folder: mIoU, every class, the most frequent mistakes."""
+    import json
+
+    from m2f_helpers import files
+    from m2f_helpers.inference import evaluation, models
+
+    result = evaluation.evaluate(models.load_profile(profile, config, checkpoint, device), data, limit=limit)
+    click.echo(result)
+    if target:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.write(target, json.dumps(result.summary(), indent=2, ensure_ascii=False) + "\n")
 
 
 @main.command()
@@ -200,19 +247,23 @@ def figures(runs: Path, folder: Path) -> None:
 @main.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
-@click.option("--profile", default="demo", show_default=True, help="demo or ade20k; which config is meant.")
-@click.option("--config", type=click.Path(path_type=Path), help="A config file in place of the profile's.")
+@click.option("--profile", default="demo", show_default=True, help="demo or ade20k, for a checkpoint without a config.")
+@click.option("--config", type=click.Path(path_type=Path), help="A config file in place of the checkpoint's.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; without it, the profile's own.")
 @click.option("--alpha", default=0.55, show_default=True, help="Weight of the class colours, 0 to 1.")
 @click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
-@quietly
 def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
-    """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out."""
+    """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out.
+
+    Config and classes are those that the checkpoint carries.
+    """
     from m2f_helpers.inference import models, prediction
 
     model = models.load_profile(profile, config, checkpoint, device)
     report = prediction.predict(model, images, out, alpha=alpha)
-    click.echo(f"{report.table['file'].nunique()} pictures segmented, {len(report.files)} files in {out}")
+    click.echo(f"{report.table['file'].nunique()} images segmented, {len(report.files)} files in {out}")
+    if report.skipped:
+        click.echo(f"{len(report.skipped)} results of an earlier predict among the images were left out")
     for name, reason in report.failed.items():
         click.echo(reason if name in reason else f"{name}: {reason}", err=True)
     sys.exit(1 if report.failed else 0)

@@ -15,7 +15,7 @@ import pytest
 
 import m2f_helpers  # noqa: F401  first of all: registers the stand-in for mmcv's compiled ops
 from m2f_helpers import execution
-from tests.solutions import with_solutions
+from m2f_helpers.classroom.cells import with_solutions
 
 # What is expensive is made once per suite: all tests that use such a fixture go to the same process. Longest first.
 SHARED = ("tutorial", "real", "evidence")

@@ -76,7 +76,7 @@ def test_environment_check_and_pyproject_agree():
 def test_conda_environment_is_thin_and_points_here():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     *names, pip = conda["dependencies"]
-    assert [name.split("=")[0] for name in names] == ["python", "pip"]
+    assert [name.split("=")[0] for name in names] == ["python", "pytorch-cpu", "pip"]
     python = names[0].split("=")[1]
     assert python in PYTHONS
     assert pip["pip"][:2] == ["--constraint constraints.txt", "--editable .[test,lab]"]

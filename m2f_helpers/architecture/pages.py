@@ -264,7 +264,7 @@ DARK = (
 )
 RULES = """
 .m2f-src,.m2f-index{color:var(--ink);background:var(--ground);font:13px/1.45 system-ui,sans-serif;max-width:1180px}
-.m2f-src{border:1px solid var(--line);border-radius:6px;margin:6px 0;overflow-x:auto}
+.m2f-src{border:1px solid var(--line);border-radius:6px;margin:6px 0;overflow-x:auto;container-type:inline-size}
 .m2f-src .head{background:var(--band);padding:6px 10px;border-bottom:1px solid var(--line)}
 .m2f-src .head span,.m2f-src cite{color:var(--pale)}
 .m2f-src .row{display:grid;grid-template-columns:3.2em 3.2em minmax(26em,1.15fr) minmax(16em,1fr)}
@@ -279,7 +279,7 @@ RULES = """
 .m2f-src .note{border-left:3px solid var(--shape);padding:1px 0 1px 8px;margin:2px 0 6px}
 .m2f-src tt{font:12px ui-monospace,monospace}
 .m2f-src .idle pre,.m2f-src .idle pre span{color:var(--off)!important}
-.m2f-src summary,.m2f-index summary{cursor:pointer;padding:1px 8px;color:var(--pale)}
+.m2f-src summary,.m2f-index summary{cursor:pointer;padding:1px 8px;color:var(--pale);overflow-wrap:anywhere}
 .m2f-src pre [class^="k"],.m2f-src pre .ow{color:var(--word)}
 .m2f-src pre [class^="s"]{color:var(--text)}
 .m2f-src pre [class^="c"]{color:var(--remark);font-style:italic}
@@ -290,12 +290,15 @@ RULES = """
 .m2f-index .entry .stale{color:var(--stale)}
 .m2f-index .entry cite{color:var(--pale)}
 .m2f-index .entry a{color:var(--shape)}
-@media print{.m2f-src{overflow:visible}.m2f-src .row{grid-template-columns:3em 3em 1fr}.m2f-src .row>div{grid-column:3}}
+@container(max-width:740px){
+.m2f-src .row{grid-template-columns:2.6em 2.4em minmax(0,1fr)}.m2f-src .row>div{grid-column:3}
+.m2f-src .row pre{padding-left:4ch!important;text-indent:-4ch!important}}
+@media print{.m2f-src{overflow:visible}}
 """
 
 
 def _style() -> str:
-    """Colours by the reader's system, overruled by the own switch of JupyterLab, Colab and VS Code."""
+    """Colours by the system, overruled by the switch of JupyterLab, Colab, VS Code and the site."""
     both = ".m2f-src,.m2f-index"
 
     def themed(prefix: str, colours: str) -> str:
@@ -305,5 +308,6 @@ def _style() -> str:
         f"<style>{both}{{{LIGHT}}}@media(prefers-color-scheme:dark){{{both}{{{DARK}}}}}"
         f"{themed('[data-jp-theme-light=true]', LIGHT)}{themed('[data-jp-theme-light=false]', DARK)}"
         f"{themed('html[theme=dark]', DARK)}{themed('html[theme=light]', LIGHT)}"
+        f"{themed('html[data-theme=dark]', DARK)}{themed('html[data-theme=light]', LIGHT)}"
         f"{themed('.vscode-dark', DARK)}{themed('.vscode-light', LIGHT)}{RULES}</style>"
     )

@@ -54,7 +54,7 @@ def test_a_step_moves_each_kind_by_about_its_rate(published, model, batch):
     moved, norm = optimiser.first_step(unclipped, model, batch)
     assert norm > 1
     assert moved["head norms"] == pytest.approx(1e-4, rel=0.1)
-    assert moved["backbone norms"] == pytest.approx(1e-5, rel=0.2)
+    assert 0 < moved["backbone weights"] < 1.01e-5, "never further than a tenth of the head's rate"
 
 
 def test_a_step_leaves_the_model_alone(published, model, batch):

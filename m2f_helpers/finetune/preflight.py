@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 from mmengine.config import Config
 
-from m2f_helpers.config import LOADERS, PIPELINES, Edited, as_config, class_names
+from m2f_helpers.config import LOADERS, PIPELINES, Source, as_config, class_names
 from m2f_helpers.data.labels import check_pair
 from m2f_helpers.finetune.differences import silent_edits
 
@@ -34,19 +34,19 @@ class MemoryEstimate:
         return self.weights + self.activations + 500_000_000
 
 
-def check(source: Config | Edited) -> None:
+def check(source: Source, device: str = "cpu") -> None:
     """Make sure that a config and its data can be trained on.
 
     Raises: ValueError with all faults, one sentence per line.
     """
-    found = problems(source)
+    found = problems(source, device)
     if found:
         raise ValueError(
             "this cannot be trained:\n" + "\n".join(f"- {line}" for line in found) if len(found) > 1 else found[0]
         )
 
 
-def problems(source: Config | Edited) -> list[str]:
+def problems(source: Source, device: str = "cpu") -> list[str]:
     """All faults of a config and its data, one sentence each; an empty list if there is none."""
     cfg = as_config(source)
     found = [edit.text for edit in silent_edits(cfg)]

@@ -33,7 +33,7 @@ import numpy as np
 import psutil
 
 from m2f_helpers.data import pairs, preparation
-from m2f_helpers.data.layout import list_pairs
+from m2f_helpers.data.layout import read_data
 
 SIZE = [512, 512]
 Row = tuple[str, bool]  # a line, and whether its bar is met
@@ -68,7 +68,7 @@ def clocks() -> np.ndarray:
 @cache
 def file_contents(source: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     """The bytes of all pairs."""
-    files = [(pair.image, pair.label) for pair in list_pairs(source, "training")]
+    files = [(pair.image, pair.label) for pair in read_data(source).train]
     return [tuple(np.frombuffer(path.read_bytes(), np.uint8) for path in pair) for pair in files]
 
 

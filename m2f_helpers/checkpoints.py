@@ -94,6 +94,8 @@ class LoadReport:
         """One sentence for people."""
         total = len(self.loaded) + len(self.missing) + len(self.reshaped)
         parts = [f"{name} {_shape(old)} -> {_shape(new)}" for name, (old, new) in self.reshaped.items()]
+        if parts and all(".cls_embed." in name for name in self.reshaped):
+            parts[-1] += " (the class layer starts new)"
         if self.missing:
             parts.append(f"{len(self.missing)} not in the file ({_few(self.missing)})")
         if self.unexpected:

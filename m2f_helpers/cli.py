@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+_FORMATS = "auto, ids, coco, voc, cityscapes, labelme, colors, binary"
+
 
 class Door(click.Group):
     """The one door out: a predictable fault leaves as one sentence with exit status 1, and so does a fault of ours."""
@@ -100,7 +102,7 @@ def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | Non
         from m2f_helpers.install import environment
 
         sys.exit(environment.main())
-    from m2f_helpers.data.labels import check_labels, describe_problems
+    from m2f_helpers.data.checks import check_labels, describe_problems
 
     problems = check_labels(data, classes, zero_is_other, limit)
     click.echo(describe_problems(problems))
@@ -117,6 +119,48 @@ def claims(group) -> None:
     checked = statements.check(claims=statements.claims_of(group))
     click.echo(statements.claims_text(checked))
     sys.exit(0 if all(entry.holds for entry in checked) else 1)
+
+
+@main.command()
+@click.argument("src", type=click.Path(path_type=Path))
+@click.argument("dst", type=click.Path(path_type=Path))
+@click.option("--from", "form", default="auto", show_default=True, metavar="FORMAT", help=f"One of {_FORMATS}.")
+@click.option("--classes", help="Names in the order of their ids, a,b,c, or a file with names (and colours, ids).")
+@click.option("--map", "mapping", help="What becomes of a category: 4=255,7=car,raod=road (255: ignore).")
+@click.option("--ignore", help="Categories to ignore, by name or id: 11,12.")
+@click.option("--val", type=float, help="Share of the images that validate.  [default: the source's split, or 0.2]")
+@click.option("--group", metavar="REGEX", help="Images in whose path this finds the same text stay in one part.")
+def convert(src, dst, form, classes, mapping, ignore, val, group) -> None:
+    """Turn a folder of your own (COCO, VOC, Cityscapes, LabelMe, masks of any kind) into DST, ready to train on."""
+    from m2f_helpers.data import convert as conversion
+    from m2f_helpers.data.formats.mapping import parse_mapping
+
+    pairs = parse_mapping(mapping) if mapping else None
+    words = ignore.split(",") if ignore else ()
+    click.echo(conversion.convert(src, dst, form, classes, pairs, words, val, group))
+
+
+@main.group(name="class")
+def classroom() -> None:
+    """For teachers: editions of the notebooks, grading, and a kit for a room without network."""
+
+
+@classroom.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--python", "pythons", multiple=True, required=True, help="Version on the laptops; may be repeated.")
+@click.option("--platform", "platforms", multiple=True, required=True, help="linux, macos or windows; may be repeated.")
+@click.option("--wheel", type=click.Path(path_type=Path), help="This project's wheel.  [default: built here]")
+@click.option("--torch-from", help="Index or folder with a CPU build of torch; plain pip takes CUDA's on Linux.")
+@click.option("--pages", type=click.Path(path_type=Path), help="Folder of executed notebooks; their pages come along.")
+def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
+    """Gather in OUT all that laptops need to install and run the tutorial without network or administrator.
+
+    Sizes are told before anything is fetched; a run that broke off goes on when it is called again.
+    """
+    from m2f_helpers.classroom.kit import build_kit
+
+    made = build_kit(out, pythons, platforms, wheel, torch_from, pages)
+    click.echo(f"{len(made)} files, {sum(made.values()) / 1e6:,.0f} MB in {out}; install.sh or install.bat there")
 
 
 @main.command()
@@ -154,20 +198,42 @@ def figures(runs: Path, folder: Path) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
 @click.option("--profile", default="demo", show_default=True, help="demo or ade20k; which config is meant.")
 @click.option("--config", type=click.Path(path_type=Path), help="A config file in place of the profile's.")
+@click.option("--trust-config", is_flag=True, help="A config is run as Python code: allow more than assignments.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; without it, the profile's own.")
 @click.option("--alpha", default=0.55, show_default=True, help="Weight of the class colours, 0 to 1.")
 @click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
 @quietly
-def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
+def predict(images, out, profile, config, trust_config, checkpoint, alpha, device) -> None:
     """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out."""
+    from m2f_helpers.config import as_config
     from m2f_helpers.inference import models, prediction
 
+    config = as_config(config, trust_config) if config else None
     model = models.load_profile(profile, config, checkpoint, device)
     report = prediction.predict(model, images, out, alpha=alpha)
     click.echo(f"{report.table['file'].nunique()} pictures segmented, {len(report.files)} files in {out}")
     for name, reason in report.failed.items():
         click.echo(reason if name in reason else f"{name}: {reason}", err=True)
     sys.exit(1 if report.failed else 0)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path("work"))
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def lab(folder: Path, options: tuple[str, ...]) -> None:
+    """Open JupyterLab on copies of the notebooks in FOLDER (default work), which are yours to change.
+
+    Copies that are there already stay as they are. OPTIONS go to JupyterLab, for instance --port 9000.
+    """
+    import os
+    import subprocess
+
+    from m2f_helpers import execution
+
+    copied = execution.copy_notebooks(folder)
+    click.echo(f"{len(copied)} notebooks copied to {folder}" if copied else f"your notebooks are in {folder}")
+    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    sys.exit(subprocess.call([sys.executable, "-m", "jupyterlab", *root, *options], cwd=folder))
 
 
 @main.command()
@@ -248,21 +314,27 @@ def scenes(folder: str, train: int, val: int, domain: str, seed: int, size: tupl
 @main.command()
 @click.option("--profile", default="demo", show_default=True, help="demo or ade20k.")
 @click.option("--data", help="Data folder (ADE20K layout, or images/ and labels/).  [default: drawn scenes]")
+@click.option("--classes", metavar="NAMES", help='"sky,road,car" in place of the names in the folder.')
 @click.option("--out", default="runs/finetune", show_default=True, help="Output folder.")
 @click.option("--weights", help="Checkpoint to start from, or 'random'.  [default: the profile's]")
 @click.option("--iterations", default=0, help="Steps; 0 takes the profile's number.")
 @click.option("--crop", type=int, nargs=2, default=(0, 0), help="Height and width of the training crop, pixels.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images per step.  [default: the profile's]")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--device", help="cpu, cuda or mps.  [default: what is there]")
+@click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the fastest there is]")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder.")
+@click.option("--accept-changes", is_flag=True, help="Resume although data, crop, batch or rate are other ones.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in the output folder; else it goes to a sub-folder.")
 @quietly
-def train(profile, data, out, crop, **options) -> None:
+def train(profile, data, classes, out, crop, batch_size, **options) -> None:
     """Fine-tune; on several devices with torchrun --nproc-per-node 2 -m m2f_helpers train ..."""
     from m2f_helpers.finetune.training import finetune
 
-    result = finetune(profile, data, out, crop_size=crop if any(crop) else (), **options)
+    names = [name.strip() for name in classes.split(",")] if classes else ()
+    sizes = {"crop_size": crop if any(crop) else (), "batch_size": batch_size or 0}
+    result = finetune(profile, data, out, classes=names, **sizes, **options)
     if result is not None:
-        click.echo(f"mIoU {result.miou:.3f}  {result.checkpoint}")
+        click.echo(f"{result.loaded}\nmIoU {result.miou:.3f}  {result.checkpoint}")
 
 
 if __name__ == "__main__":

@@ -211,6 +211,21 @@ def save_records(path: Path, new: Mapping[str, Mapping[str, Any]]) -> None:
     files.write(path, json.dumps(before | dict(new), indent=2) + "\n")
 
 
+def copy_notebooks(folder: Path) -> list[str]:
+    """Copy the notebooks, and the figures they show, to where a learner may change them; what is there already stays.
+
+    Returns: the names of the notebooks that were copied.
+    """
+    folder = Path(folder)
+    sources = [*list_notebooks().values(), *(resource("notebooks") / "figures").glob("*.png")]
+    targets = [folder / path.relative_to(resource("notebooks")) for path in sources]
+    new = [(source, target) for source, target in zip(sources, targets, strict=True) if not target.exists()]
+    for source, target in new:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.write(target, source.read_bytes())
+    return [target.stem for _, target in new if target.suffix == ".ipynb"]
+
+
 def _check_inputs(profile: str, data: Path | None) -> None:
     from m2f_helpers.palette import load_palette
     from m2f_helpers.profiles import get_profile
@@ -222,16 +237,9 @@ def _check_inputs(profile: str, data: Path | None) -> None:
 
 
 def _check_pairs(data: Path) -> None:
-    from m2f_helpers.data.layout import SPLITS, data_root, scan
+    from m2f_helpers.data.layout import read_data
 
-    root = data_root(data)
-    for split in SPLITS:
-        pairs, problems = scan(root, split)
-        if problems:
-            more = f" (and {len(problems) - 1} more; `m2f check --data {data}` lists them)" if len(problems) > 1 else ""
-            raise ValueError(f"{problems[0].path} {problems[0].message}{more}")
-        if not pairs:
-            raise ValueError(f"{root / 'images' / split}: no picture with a label map; each split needs at least one")
+    print(f"data: {read_data(data).need()}")
 
 
 def _writable_folder(out: Path) -> Path:

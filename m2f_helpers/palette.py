@@ -255,7 +255,7 @@ def palette_of(source: Any) -> Palette:
         source: a model (anything with `dataset_meta`), a `Config` with a training data set, a data set's `metainfo`,
             or a checkpoint's meta.
 
-    Returns: ADE20K's palette where the names are ADE20K's, or where a config has mmseg's `ADE20KDataset` and no names;
+    Returns: ADE20K's palette where the names are ADE20K's, or where a config's data set has no names;
         else the names there, with the colours there if there is one for each.
     Raises: ValueError where no classes are found.
     """
@@ -402,7 +402,7 @@ def _meta_of(source: Any) -> Mapping:
     while "dataset" in dataset:  # wrapped, for instance in RepeatDataset
         dataset = dataset["dataset"]
     meta = dataset.get("metainfo") or dataset
-    if not meta.get("classes") and dataset.get("type") == "ADE20KDataset":
+    if not meta.get("classes") and dataset.get("type") in ("ADE20KDataset", "PairDataset"):
         return ade20k_palette().meta
     return meta
 

@@ -1,4 +1,4 @@
-"""Where the files that travel with the package lie: in the wheel beside the modules, in a checkout one folder up."""
+"""Where files lie: those that travel with the package, and those that the notebooks write."""
 
 from __future__ import annotations
 
@@ -24,3 +24,23 @@ def resource(name: str) -> Path:
         f"{name} is missing: looked for {places[0]} and {places[1]}. Reinstall the package: "
         "pip install --force-reinstall --no-deps m2f-helpers"
     )
+
+
+def out_folder(name: str | Path) -> Path:
+    """The folder that a notebook's `OUT_DIR` means, wherever the notebook runs.
+
+    A relative one counts from the checkout around the working folder, so that the copies in `work/`, the notebooks
+    themselves and `m2f run` all find what one of them made. Without a checkout it counts from the working folder.
+
+    Args:
+        name: as in the notebook's parameters.
+
+    Returns: an absolute path; the folder may not exist yet.
+    """
+    here = Path.cwd()
+    around = [folder for folder in (here, *here.parents) if _is_checkout(folder)]
+    return (around[0] if around else here) / name
+
+
+def _is_checkout(folder: Path) -> bool:
+    return (folder / "pyproject.toml").is_file() and (folder / "m2f_helpers" / "__init__.py").is_file()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import cv2
 import numpy as np
@@ -8,7 +9,6 @@ import pytest
 from mmengine.config import Config
 
 from m2f_helpers import config
-from m2f_helpers.data import layout
 from m2f_helpers.finetune import differences
 
 WRITE_UP = {  # the eight edits of the original walkthrough that have no effect
@@ -154,31 +154,21 @@ def test_edits_with_effect_are_not_reported(published, demo, data):
 def test_set_data_reaches_all_loaders(demo, data):
     edited = config.set_data(demo, data, max_val=1)
     for loader in config.LOADERS:
-        assert edited.cfg[loader].dataset.data_root == str(data)
-    assert edited.cfg.train_dataloader.dataset.data_prefix.img_path == "images/training"
-    assert edited.cfg.val_dataloader.dataset.data_prefix.seg_map_path == "annotations/validation"
+        dataset = edited.cfg[loader].dataset
+        assert (dataset.type, dataset.data_root, dataset.reduce_zero_label) == ("PairDataset", str(data), True)
+    assert edited.cfg.train_dataloader.dataset.split == "training"
+    assert edited.cfg.val_dataloader.dataset.split == "validation"
     assert edited.cfg.val_dataloader.dataset.indices == 1 and "indices" not in edited.cfg.train_dataloader.dataset
 
 
-@pytest.mark.parametrize("labels", ["annotations", "labels", "masks"])
-def test_flat_folders_are_split_without_overlap(demo, tmp_path, labels):
-    """The layout that the write-up asks for (images/ and labels/), pictures as PNG."""
-    root = make_data(tmp_path, splits=[("", 11)], labels=labels, suffix=".png")
-    edited = config.set_data(demo, root)
-    train, val = (edited.cfg[loader].dataset for loader in config.LOADERS[:2])
-    assert sorted(train.indices + val.indices) == list(range(11)) and val.indices == [0, 5, 10]
-    assert train.img_suffix == ".png" and train.data_prefix.seg_map_path == labels
-    assert layout.find_layout(root).train.pictures == 8
-
-
 def test_set_data_says_what_it_looked_for(demo, tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not a folder; give the folder that holds images/"):
+    with pytest.raises(FileNotFoundError, match="gone: does not exist; expected the folders images and one of"):
         config.set_data(demo, tmp_path / "gone")
     (tmp_path / "images").mkdir()
     with pytest.raises(FileNotFoundError, match="annotations, labels, masks"):
         config.set_data(demo, tmp_path)
     (tmp_path / "masks").mkdir()
-    with pytest.raises(FileNotFoundError, match="no picture"):
+    with pytest.raises(ValueError, match="no image with a label map in images, masks"):
         config.set_data(demo, tmp_path)
 
 
@@ -248,10 +238,47 @@ def test_set_classes_writes_all_places(demo):
     assert config.class_names(edited) == ["cat", "dog", "mat"] and len(config.class_names(demo.cfg)) == 150
 
 
-@pytest.mark.parametrize("classes", ["water", ["one"], ["a", "a"]])
-def test_set_classes_refuses_names_that_mmseg_would_misread(demo, classes):
-    with pytest.raises(ValueError, match="at least two different class names"):
+@pytest.mark.parametrize(
+    ("classes", "sentence"),
+    [("water", "a list of class names"), (["one"], "2 to 254 classes, got 1"), (["a", "a"], "class names must differ")],
+)
+def test_set_classes_refuses_names_that_mmseg_would_misread(demo, classes, sentence):
+    with pytest.raises(ValueError, match=sentence):
         config.set_classes(demo, classes)
+
+
+def with_classes(folder, content):
+    """The folder with a `classes.json`."""
+    (folder / "classes.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+OWN = {"classes": [{"name": "Straße", "on_disk": [1]}, {"name": "car, parked", "on_disk": [2, 7]}], "ignored": [0]}
+
+
+def test_set_data_takes_the_classes_of_the_folder(demo, data):
+    cfg = config.set_data(demo, with_classes(data, OWN)).cfg
+    assert cfg.model.decode_head.num_classes == 2 and cfg.model.decode_head.loss_cls.class_weight == [1.0, 1.0, 0.1]
+    for loader in config.LOADERS:
+        dataset = cfg[loader].dataset
+        assert tuple(dataset.metainfo.classes) == ("Straße", "car, parked") and len(dataset.metainfo.palette) == 2
+        assert (dataset.on_disk, dataset.ignored, dataset.reduce_zero_label) == ([[1], [2, 7]], [0, 255], False)
+    assert config.class_names(cfg) == ["Straße", "car, parked"]
+    (data / "classes.json").unlink()
+    again = config.set_data(cfg, data).cfg
+    assert again.model.decode_head.num_classes == 150 and config.class_names(again)[0] == "wall"
+    assert not again.val_dataloader.dataset.on_disk and again.val_dataloader.dataset.reduce_zero_label
+
+
+def test_names_given_win_over_the_folders(demo, data):
+    named = config.finetune_edits("demo", data, classes=["sky", "sea"]).cfg  # ids 1 and 2 lie on disk
+    assert named.train_dataloader.dataset.on_disk == [[1], [2]] and named.train_dataloader.dataset.ignored == [0, 255]
+    renamed = config.finetune_edits("demo", with_classes(data, OWN), classes=["sky", "sea"]).cfg
+    assert config.class_names(renamed) == ["sky", "sea"] and renamed.val_dataloader.dataset.on_disk == [[1], [2, 7]]
+    with pytest.raises(ValueError, match="classes.json has 2 classes, 3 names were given"):
+        config.finetune_edits("demo", data, classes=["a", "b", "c"])
+    before = config.set_data(config.set_classes(demo, ["x", "y", "z"]), data).cfg
+    assert config.class_names(before) == ["x", "y", "z"] and before.model.decode_head.num_classes == 3
 
 
 def test_set_classes_refuses_a_palette_that_does_not_fit(demo):

@@ -178,3 +178,25 @@ def test_pages_show_static_twins_instead_of_widgets():
     page = HTMLExporter().from_notebook_node(execution.without_widgets(notebook))[0].split("<body")[1]
     assert pixel in page and "a line" in page and "0 percent" not in page and "widget" not in page.split("words")[1]
     assert "widgets" in notebook.metadata and len(notebook.cells[1].outputs) == 3, "the notebook keeps its widgets"
+
+
+def test_copies_for_learners_keep_their_changes(tmp_path):
+    assert execution.copy_notebooks(tmp_path / "work") == list(execution.list_notebooks())
+    assert (tmp_path / "work" / "figures" / "result.png").is_file()
+    mine = tmp_path / "work" / "01_install.ipynb"
+    mine.write_text("changed")
+    (tmp_path / "work" / "05_inference.ipynb").unlink()
+    assert execution.copy_notebooks(tmp_path / "work") == ["05_inference"]
+    assert mine.read_text() == "changed"
+
+
+def test_lab_starts_where_the_copies_are_and_as_root_too(tmp_path, monkeypatch):
+    import os
+    import subprocess
+
+    calls = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0, raising=False)
+    monkeypatch.setattr(subprocess, "call", lambda command, cwd: calls.append((command[1:], cwd)) or 0)
+    done = CliRunner().invoke(main, ["lab", str(tmp_path / "work"), "--port", "9000"])
+    assert done.exit_code == 0 and f"{len(FIVE)} notebooks copied to" in done.output
+    assert calls == [(["-m", "jupyterlab", "--allow-root", "--port", "9000"], tmp_path / "work")]

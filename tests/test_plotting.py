@@ -5,22 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from base64 import b64decode
-from dataclasses import dataclass
 from io import BytesIO
 
 import matplotlib
 import numpy as np
 import pytest
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from m2f_helpers import plotting
-from m2f_helpers.inference import figures
-from m2f_helpers.palette import IGNORE, IGNORE_COLOR, ade20k_palette
+from m2f_helpers.palette import IGNORE, IGNORE_COLOR, ade20k_palette, own_palette
 
 PERSON, PERSON_COLOR = 12, (150, 5, 61)
+BACKGROUND = tuple(round(255 * c) for c in matplotlib.colors.to_rgb(plotting.BACKGROUND))
 WALL, SKY, ROAD, SKYSCRAPER, CEILING = 0, 2, 6, 48, 5
 
 
@@ -46,37 +44,13 @@ def prediction(truth) -> np.ndarray:
     return labels
 
 
-@dataclass
-class Query:
-    index: int
-    name: str
-    score: float
-    share: float
-
-
-@dataclass
-class Layer:
-    class_logits: torch.Tensor
-    rescued: torch.Tensor
-
-
-class Result:
-    """As much of an `segment.Segmentation` as the figures use: three queries, four predictions."""
-
-    def __init__(self, image: np.ndarray):
-        self.image = image
-        self.queries = [Query(1, "person", 0.97, 0.6), Query(0, "sky", 0.8, 0.4), Query(2, "wall", 0.2, 0.0)]
-        logits = torch.full((3, 151), -5.0)
-        logits[1, PERSON] = 5.0
-        self.layers = [Layer(logits, torch.tensor([False, i == 0, False])) for i in range(4)]
-
-    def query_mask(self, query: int, layer: int = -1) -> np.ndarray:
-        mask = np.zeros(self.image.shape[:2], dtype=np.float32)
-        mask[20:50, 30:50] = 1
-        return mask
-
-    def allowed(self, query: int, layer: int) -> np.ndarray:
-        return np.arange(12).reshape(3, 4) < 12 // layer
+@pytest.fixture(scope="module")
+def gallery(image, prediction, truth) -> dict[str, plotting.Figure]:
+    return {
+        "side_by_side": plotting.side_by_side(image, prediction, truth),
+        "one": plotting.panels([truth], ["truth"]),
+        "panels": plotting.panels([image, truth, prediction], ["a", "b", "c"], title="three"),
+    }
 
 
 def drawn(figure: Figure) -> np.ndarray:
@@ -86,67 +60,20 @@ def drawn(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def all_figures(image, prediction, truth, theme="light") -> dict[str, plotting.Picture]:
-    result = Result(image)
-    confidence = np.linspace(0, 1, image.shape[0] * image.shape[1]).reshape(image.shape[:2])
-    return {
-        "side_by_side": plotting.side_by_side(image, prediction, truth, theme=theme),
-        "class_map": plotting.class_map(truth, "truth", theme=theme),
-        "panels": plotting.panels([image, truth, prediction], ["a", "b", "c"], theme=theme),
-        "legend": plotting.legend(truth, theme=theme),
-        "before_after": figures.before_after(image, prediction, truth, truth, theme=theme),
-        "rgb_or_bgr": plotting.rgb_or_bgr(image, prediction, PERSON, theme=theme),
-        "uncertainty": figures.uncertainty(image, confidence, 1 - confidence, prediction, truth, theme=theme),
-        "uncertainty_only": figures.uncertainty(image, confidence, 1 - confidence, theme=theme),
-        "errors_by_confidence": figures.errors_by_confidence(confidence, prediction, truth, theme=theme),
-        "query_grid": figures.query_grid(result, theme=theme),
-        "query_life": figures.query_life(result, 1, theme=theme),
-        "queries_by_layer": figures.queries_by_layer(result, 2, theme=theme),
-        "attention": figures.attention(result, 1, theme=theme),
-        "attention_narrowing": figures.attention_narrowing(result, theme=theme),
-    }
-
-
-@pytest.fixture(scope="module", params=["light", "dark"])
-def gallery(request, image, prediction, truth):
-    """Theme, every figure by name, and every figure as pixels; drawn once."""
-    figures = all_figures(image, prediction, truth, request.param)
-    return request.param, figures, {name: drawn(figure) for name, figure in figures.items()}
-
-
 # ------------------------------------------------------------------------------------------------ colours, to the pixel
 
 
 def test_person_has_its_colour_in_every_class_map(gallery):
-    _, figures, pixels = gallery
-    where = {"side_by_side": [1, 2], "class_map": [0], "panels": [1, 2], "before_after": [1, 2], "rgb_or_bgr": [1]}
-    for name, axes in where.items():
+    for name, axes in {"side_by_side": [1, 2], "one": [0], "panels": [1, 2]}.items():
         for k in axes:
-            array = figures[name].axes[k].images[0].get_array()
+            array = gallery[name].axes[k].images[0].get_array()
             assert tuple(array[30, 40]) == PERSON_COLOR, name
             assert tuple(array[5, 60]) == tuple(ade20k_palette().colors[SKY])
-        assert (pixels[name] == PERSON_COLOR).all(2).sum() > 500, f"{name}: person as it is rendered"
-    wrong = figures["rgb_or_bgr"].axes[2].images[0].get_array()
-    assert tuple(wrong[30, 40]) == PERSON_COLOR[::-1], "the wrong picture is really wrong"
-
-
-def test_the_proof_of_rgb_or_bgr_names_both_values(image, prediction):
-    figure = plotting.rgb_or_bgr(image, prediction, PERSON)
-    assert "(150, 5, 61) and (61, 5, 150)" in figure.alt
-    assert [ax.get_title() for ax in figure.axes][-2:] == ["(150, 5, 61)", "(61, 5, 150)"]
-
-
-def test_the_proof_avoids_greys_and_prefers_person(truth):
-    grey = np.full((20, 20), ROAD, np.uint8)
-    grey[15:] = SKY
-    assert plotting.telltale_class(grey) == SKY
-    assert plotting.telltale_class(truth) == PERSON
-    with pytest.raises(ValueError, match="nothing but ignore"):
-        plotting.telltale_class(np.full((2, 2), IGNORE, np.uint8))
+        assert (drawn(gallery[name]) == PERSON_COLOR).all(2).sum() > 500, f"{name}: person as it is rendered"
 
 
 def test_the_legend_swatch_has_the_class_colour(truth):
-    figure = plotting.legend(truth)
+    figure = plotting.panels([truth])
     handles = figure.legends[0].legend_handles
     colors = [tuple(round(255 * c) for c in handle.get_facecolor()[:3]) for handle in handles]
     assert PERSON_COLOR in colors and IGNORE_COLOR in colors
@@ -178,12 +105,12 @@ def test_error_map_marks_what_is_wrong_and_what_is_not_judged(image, prediction,
     assert not plotting.error_map(image, truth, truth)[truth != IGNORE].max() > 252
 
 
-def test_change_map_tells_mended_from_spoilt(image, prediction, truth):
+def test_change_map_tells_corrected_from_made_worse(image, prediction, truth):
     worse = truth.copy()
     worse[0:5, 60:] = WALL
     changed = plotting.change_map(image, prediction, worse, truth)
-    mended = (prediction != truth) & (truth != IGNORE)
-    assert ((changed == plotting.MENDED_COLOR).all(2) == mended).all()
+    corrected = (prediction != truth) & (truth != IGNORE)
+    assert ((changed == plotting.CORRECTED_COLOR).all(2) == corrected).all()
     assert ((changed == plotting.ERROR_COLOR).all(2) == (worse != truth)).all()
 
 
@@ -220,8 +147,9 @@ def test_equal_and_nearly_equal_colours_are_found():
 
 def test_lab_distance_against_a_known_value():
     """White against black is 100 apart in Lab, and the two greys of road and wall about 8."""
-    lab = plotting._lab_colors()
-    assert np.linalg.norm(lab[ROAD] - lab[WALL]) == pytest.approx(7.7, abs=0.5)
+    lab = plotting.lab(np.array([[255, 255, 255], [0, 0, 0], *ade20k_palette().colors[[ROAD, WALL]]]))
+    assert np.linalg.norm(lab[0] - lab[1]) == pytest.approx(100, abs=0.1)
+    assert np.linalg.norm(lab[2] - lab[3]) == pytest.approx(7.7, abs=0.5)
 
 
 def test_classes_that_could_be_mistaken_are_numbered_and_hatched():
@@ -232,13 +160,13 @@ def test_classes_that_could_be_mistaken_are_numbered_and_hatched():
     assert entries[ROAD].marked and entries[SKYSCRAPER].marked and not entries[SKY].marked
     assert entries[SKYSCRAPER].hatch and not entries[ROAD].hatch and not entries[SKY].hatch
     assert entries[ROAD].text.startswith("[6] road") and entries[SKY].text.startswith("sky")
-    figure = plotting.class_map(labels)
+    figure = plotting.panels([labels])
     numbers = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
     assert set(numbers) == {"6", "48"}
     for class_id, number in ((ROAD, "6"), (SKYSCRAPER, "48")):
         x, y = numbers[number]
         assert labels[int(y), int(x)] == class_id, "the number stands on its own region"
-    left = plotting.class_map(np.where(labels == SKYSCRAPER, ROAD, labels).astype(np.uint8))
+    left = plotting.panels([np.where(labels == SKYSCRAPER, ROAD, labels).astype(np.uint8)])
     assert (drawn(figure) != drawn(left)).any(), "one can see which is which"
 
 
@@ -270,7 +198,7 @@ def test_two_label_maps_show_two_shares(prediction, truth):
 
 def test_a_long_legend_is_cut_and_says_so_but_explains_every_number():
     labels = np.arange(60, dtype=np.uint8).reshape(6, 10).repeat(20, 0).repeat(20, 1)
-    figure = plotting.class_map(labels, max_classes=10)
+    figure = plotting.panels([labels], max_classes=10)
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     hidden = int(texts[-1].split()[0])
     assert texts[-1].endswith(f"more, {hidden / 60:.0%}".replace("%", " %")) and hidden + len(texts) - 1 == 60
@@ -278,7 +206,7 @@ def test_a_long_legend_is_cut_and_says_so_but_explains_every_number():
     assert len(numbers) > 10 and numbers == {t[1 : t.index("]")] for t in texts if t.startswith("[")}
     small = np.full((100, 100), ROAD, dtype=np.uint8)
     small[0, :40] = SKYSCRAPER
-    assert not plotting.class_map(small).axes[0].texts, "no number on a sliver"
+    assert not plotting.panels([small]).axes[0].texts, "no number on a sliver"
 
 
 def test_alt_text_comes_from_the_numbers(image, prediction, truth):
@@ -291,82 +219,44 @@ def test_alt_text_comes_from_the_numbers(image, prediction, truth):
     assert "prediction: sky" in alt and "truth: sky" in alt
 
 
-def test_query_figures_speak_of_the_query(image):
-    result = Result(image)
-    assert "query 1, owns 60 %, person 0.97" in figures.query_grid(result).alt
-    life = figures.query_life(result, 1)
-    assert len(life.axes) == 4 and "after layer 3, person 0.99" in life.alt
-    lit = life.axes[0].images[0].get_array()
-    assert (lit[20:50, 30:50] == image[20:50, 30:50]).all() and np.ptp(lit[0, 0]) == 0
-    narrow = figures.attention(result, 1)
-    assert len(narrow.axes) == 3 and "100 % allowed (mask was empty)" in narrow.alt and "33 % allowed" in narrow.alt
-    assert "layer 1 100 %, layer 2 50 %, layer 3 33 %" in figures.attention_narrowing(result).alt
-
-
-def test_errors_by_confidence_counts(truth):
-    confidence = np.where(truth == PERSON, 0.1, 0.9)
-    prediction = np.where(truth == PERSON, SKY, truth)
-    figure = figures.errors_by_confidence(confidence, prediction, truth, bins=2)
-    heights = [bar.get_height() for bar in figure.axes[0].patches]
-    assert heights == [1.0, 0.0]
-
-
-def test_iou_bars_match_classes_by_id():
-    import pandas as pd
-
-    one = pd.DataFrame({"id": [2, 12], "iou": [90.0, 50.0]})
-    two = pd.DataFrame({"id": [12, 0], "iou": [75.0, 10.0]})
-    figure = figures.iou_bars(one, two, names=("before", "after"))
-    widths = [bar.get_width() for bar in figure.axes[0].patches]
-    assert widths == [90, 50, 0, 75]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["sky", "person"]
-
-
 # ---------------------------------------------------------------------------------------------- style, backends, errors
 
 
-def test_every_figure_in_both_themes(gallery):
-    theme, figures, pixels = gallery
-    for name, figure in figures.items():
-        assert isinstance(figure, Figure) and figure.get_figwidth() == plotting.WIDTH, name
-        assert figure.alt, name
-        corner = pixels[name][0, 0]
-        assert (corner > 240).all() if theme == "light" else (corner < 40).all(), name
+def test_every_figure_has_the_width_the_words_and_the_card(gallery):
+    for name, figure in gallery.items():
+        assert isinstance(figure, Figure) and figure.get_figwidth() == plotting.WIDTH and figure.alt, name
+        assert (drawn(figure)[0, 0] == BACKGROUND).all(), name
+
+
+def contrast(first, second) -> float:
+    """WCAG's ratio of two colours that matplotlib knows."""
+    values = [np.array(matplotlib.colors.to_rgb(color)) for color in (first, second)]
+    linear = [np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4) for v in values]
+    light, dark = sorted((float(v @ [0.2126, 0.7152, 0.0722]) for v in linear), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_words_can_be_read_and_the_card_does_not_glare():
+    assert contrast(plotting.INK, plotting.BACKGROUND) > 7
+    assert contrast("white", plotting.BACKGROUND) > 1.1, "on a dark page a white card would dazzle"
 
 
 def test_the_style_stays_inside(image):
     state = dict(matplotlib.rcParams)
-    plotting.panels([image], theme="dark")
+    plotting.panels([image])
     assert dict(matplotlib.rcParams) == state
 
 
+def check_border(figure: Figure) -> None:
+    """Nothing touches the border of the figure."""
+    array = drawn(figure)
+    border = np.concatenate([array[0], array[-1], array[:, 0], array[:, -1]])
+    assert (border == array[0, 0]).all(), figure.alt
+
+
 def test_nothing_is_cut_off(gallery):
-    _, _, pixels = gallery
-    for name, array in pixels.items():
-        border = np.concatenate([array[0], array[-1], array[:, 0], array[:, -1]])
-        assert (border == array[0, 0]).all(), f"{name} touches the border of the figure"
-
-
-def test_long_names_and_many_queries_fit(image):
-    result = Result(image)
-    name = max(ade20k_palette().names, key=len)
-    result.queries = [Query(i % 3, name, 0.5, 0.025) for i in range(40)]
-    logits = torch.full((3, 151), -5.0)
-    logits[:, ade20k_palette().names.index(name)] = 5.0
-    result.layers = [Layer(logits, torch.tensor([False] * 3)) for _ in range(10)]
-    made = [
-        figures.query_grid(result),
-        figures.query_life(result, 1),
-        figures.queries_by_layer(result),
-        figures.attention_narrowing(result),
-    ]
-    for figure in made:
-        pixels = drawn(figure)
-        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-        assert (border == 255).all()
-        boxes = [ax.title.get_window_extent() for ax in figure.axes if ax.get_title()]
-        for first, second in zip(boxes, boxes[1:], strict=False):
-            assert second.x0 > first.x1 or second.y1 < first.y0, "two titles overlap"
+    for figure in gallery.values():
+        check_border(figure)
 
 
 def test_pyplot_knows_nothing_of_the_figures(image, prediction, truth):
@@ -382,9 +272,9 @@ import numpy as np
 from IPython.core.interactiveshell import InteractiveShell
 from m2f_helpers import plotting
 shell = InteractiveShell.instance()
-figure = plotting.class_map(np.full((8, 8), 12, np.uint8))
+figure = plotting.panels([np.full((8, 8), 12, np.uint8)], ["class map"])
 data, metadata = shell.display_formatter.format(figure)
-print(sorted(data), data["text/plain"], len(data["image/png"]) > 1000, metadata["image/png"])
+print(sorted(data), data["text/plain"], len(data["image/png"]) > 1000, data["text/html"][-200:])
 """
 
 
@@ -396,21 +286,39 @@ def test_shown_the_same_under_agg_and_inline():
         done = subprocess.run([sys.executable, "-c", SHOW], capture_output=True, text=True, timeout=60, env=env)
         assert done.returncode == 0 and not done.stderr, done.stderr
         outputs.append(done.stdout)
-    assert len(set(outputs)) == 1 and "['image/png', 'text/plain'] class map: person 100 % True" in outputs[0]
-    assert "{'alt': 'class map: person 100 %'}" in outputs[0]
+    assert len(set(outputs)) == 1
+    assert "['image/png', 'text/html', 'text/plain'] class map: person 100 % True" in outputs[0]
+    assert 'alt="class map: person 100 %" width="770"' in outputs[0]
+
+
+def test_a_page_shows_the_words_and_twice_the_pixels():
+    """What nbconvert makes of an output, with the template that JupyterLab's exports have."""
+    import nbformat
+    from bs4 import BeautifulSoup
+    from nbconvert import HTMLExporter
+
+    figure = plotting.panels([np.full((30, 30), PERSON, np.uint8)], ['"quoted" & <so>'])
+    data, metadata = figure._repr_mimebundle_()
+    output = nbformat.v4.new_output("display_data", data, metadata=metadata)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
+    page = HTMLExporter().from_notebook_node(notebook)[0]
+    (tag,) = BeautifulSoup(page, "html.parser").find("main").find_all("img")
+    assert tag["alt"] == figure.alt == '"quoted" & <so>: person 100 %'
+    with Image.open(BytesIO(b64decode(tag["src"].split("base64,")[1]))) as image:
+        assert image.width == 2 * int(tag["width"])
 
 
 def test_borders_between_classes_are_not_smoothed():
     labels = np.full((31, 37), SKY, np.uint8)
     labels[:, 20:] = PERSON
-    pixels = drawn(plotting.class_map(labels, legend=False)).reshape(-1, 3)
+    pixels = drawn(plotting.panels([labels], legend=False)).reshape(-1, 3)
     colors, counts = np.unique(pixels, axis=0, return_counts=True)
     large = {tuple(color) for color, count in zip(colors.tolist(), counts, strict=True) if count > 60}
-    assert large == {PERSON_COLOR, tuple(ade20k_palette().colors[SKY].tolist()), (255, 255, 255)}
+    assert large == {PERSON_COLOR, tuple(ade20k_palette().colors[SKY].tolist()), BACKGROUND}
 
 
 def test_the_png_of_a_notebook_has_the_colour():
-    data, _ = plotting.class_map(np.full((30, 30), PERSON, np.uint8))._repr_mimebundle_()
+    data, _ = plotting.panels([np.full((30, 30), PERSON, np.uint8)])._repr_mimebundle_()
     pixels = np.array(Image.open(BytesIO(b64decode(data["image/png"]))).convert("RGB"))
     assert (pixels == PERSON_COLOR).all(2).mean() > 0.5
 
@@ -426,15 +334,36 @@ def test_the_png_of_a_notebook_has_the_colour():
             "expected a prediction of the image's size (60, 80), got (5, 80)",
         ),
         (lambda i, t: plotting.side_by_side(i, t + 151), "expected class ids 0..149 or 255"),
-        (lambda i, t: plotting.class_map(t, theme="pink"), "expected theme light or dark, got 'pink'"),
-        (lambda i, t: plotting.panels([]), "expected at least one picture, got none"),
+        (lambda i, t: plotting.panels([]), "expected at least one image, got none"),
         (lambda i, t: plotting.error_map(i, t, t[:3]), "must have one size"),
         (lambda i, t: plotting.spotlight(i, i), "expected a mask (h, w), got shape (60, 80, 3)"),
-        (lambda i, t: plotting.wipe(i, i[:5]), "expected two pictures of one size"),
-        (lambda i, t: plotting.rgb_or_bgr(i, t, 77), "the label map has no pixel of class 77"),
+        (lambda i, t: plotting.wipe(i, i[:5]), "expected two images of one size"),
     ],
 )
 def test_bad_input_gets_one_sentence(image, truth, call, words):
     with pytest.raises(ValueError) as caught:
         call(image, np.where(truth == IGNORE, 0, truth))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------------- own classes
+
+
+def test_classes_of_ones_own_have_their_names_and_colours(image):
+    own = own_palette(["crème, brûlée", "a / b"], [[255, 0, 0], [0, 0, 255]])
+    labels = np.zeros((60, 80), np.uint8)
+    labels[30:] = 1
+    figure = plotting.side_by_side(image, labels, labels, palette=own)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["crème, brûlée 50 / 50 %", "a / b 50 / 50 %"]
+    assert (figure.axes[1].images[0].get_array()[0, 0] == (255, 0, 0)).all()
+    assert (plotting.overlay(image, labels, 1, palette=own)[59, 0] == (0, 0, 255)).all()
+    assert "crème, brûlée 50 %, a / b 50 %" in figure.alt and "wall" not in figure.alt
+    with pytest.raises(ValueError, match=r"expected class ids 0..1 or 255, got \[2\]"):
+        plotting.legend_entries(labels + 1, own)
+
+
+def test_large_images_are_blended_in_bands_with_the_same_result(image, truth, monkeypatch):
+    whole = plotting.overlay(image, truth, 0.3, classes=[PERSON, SKY])
+    monkeypatch.setattr(plotting, "BAND", 100)
+    assert (plotting.overlay(image, truth, 0.3, classes=[PERSON, SKY]) == whole).all()
+    assert (plotting.count_ids(truth) == np.bincount(truth.ravel(), minlength=256)).all()

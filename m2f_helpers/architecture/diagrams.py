@@ -1,6 +1,6 @@
 """Figures of notebook 03: the whole model with the shapes of a run, and a look inside its parts.
 
-All functions return a `plotting.Picture` and show nothing. Shapes on arrows come from the record of a run, never typed.
+All functions return a `plotting.Figure` and show nothing. Shapes on arrows come from the record of a run, never typed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from m2f_helpers.architecture.reference import Evidence, check_mask2former
 from m2f_helpers.architecture.tracing import ShapeRecord
-from m2f_helpers.plotting import DPI, WIDTH, Picture, draw_image, style
+from m2f_helpers.plotting import DPI, WIDTH, Figure, draw_image, style
 
 INK = "#1a1a1a"
 DASHED = "#a05200"
@@ -48,11 +48,11 @@ class Sampling:
     sizes: tuple[tuple[int, int], ...]
 
 
-def architecture(evidence: Evidence) -> Picture:
+def architecture(evidence: Evidence) -> Figure:
     """Mask2Former from image to class map, with the shapes of a run on its arrows (the batch dimension left out)."""
     shapes = _flow(evidence.record)
     with style():
-        figure = Picture(figsize=(12.5, 7.4))
+        figure = Figure(figsize=(12.5, 7.4))
         ax = figure.add_axes((0, 0, 1, 1))
         ax.set(xlim=(0, 140), ylim=(0, 82))
         ax.axis("off")
@@ -64,7 +64,7 @@ def architecture(evidence: Evidence) -> Picture:
     return figure
 
 
-def sine_encodings(encoding: nn.Module, size: int = 32) -> Picture:
+def sine_encodings(encoding: nn.Module, size: int = 32) -> Figure:
     """Four channels of a fixed position code, and how much the code of one place resembles that of all others.
 
     Args:
@@ -83,7 +83,7 @@ def sine_encodings(encoding: nn.Module, size: int = 32) -> Picture:
         f"column, fast\nchannel {half + fast}": code[half + fast],
     }
     with style():
-        figure = Picture(figsize=(7, 1.85), layout="constrained")
+        figure = Figure(figsize=(7, 1.85), layout="constrained")
         axes = figure.subplots(1, 5)
         for ax, (title, values) in zip(axes, panels.items(), strict=False):
             ax.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
@@ -96,9 +96,7 @@ def sine_encodings(encoding: nn.Module, size: int = 32) -> Picture:
     return figure
 
 
-def cost_matrices(
-    costs: Mapping[str, np.ndarray], chosen: Sequence[tuple[int, int]], columns: Sequence[str]
-) -> Picture:
+def cost_matrices(costs: Mapping[str, np.ndarray], chosen: Sequence[tuple[int, int]], columns: Sequence[str]) -> Figure:
     """Cost matrices side by side, values written in, chosen cells framed.
 
     Args:
@@ -107,7 +105,7 @@ def cost_matrices(
         columns: name of each mask.
     """
     with style():
-        figure = Picture(figsize=(7, 0.42 * len(next(iter(costs.values()))) + 1.3), layout="constrained")
+        figure = Figure(figsize=(7, 0.42 * len(next(iter(costs.values()))) + 1.3), layout="constrained")
         axes = figure.subplots(1, len(costs), squeeze=False)[0]
         for ax, (title, matrix) in zip(axes, costs.items(), strict=True):
             _draw_costs(ax, np.asarray(matrix), chosen)
@@ -173,7 +171,7 @@ def arguments_of(module: nn.Module) -> Iterator[dict[str, Any]]:
         hook.remove()
 
 
-def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Picture:
+def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Figure:
     """Sampling points over an image, one panel per token: colour is the level, area the weight.
 
     Args:
@@ -182,7 +180,7 @@ def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Picture
     """
     height, width = image.shape[:2]
     with style():
-        figure = Picture(figsize=(7, 7 / len(samplings) * height / width + 0.75), layout="constrained")
+        figure = Figure(figsize=(7, 7 / len(samplings) * height / width + 0.75), layout="constrained")
         axes = figure.subplots(1, len(samplings), squeeze=False)[0]
         for ax, sampling in zip(axes, samplings, strict=True):
             draw_image(ax, (255 - (255 - image.astype(float)) * 0.55).astype(np.uint8))
@@ -200,7 +198,7 @@ def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Picture
     return figure
 
 
-def threshold_order(mask_logits: Tensor, size: Sequence[int]) -> Picture:
+def threshold_order(mask_logits: Tensor, size: Sequence[int]) -> Figure:
     """One query's mask, thresholded as it is and after it was resized to a level, as masked attention does it.
 
     Args:
@@ -217,7 +215,7 @@ def threshold_order(mask_logits: Tensor, size: Sequence[int]) -> Picture:
         f"then the threshold:\n{int(after.sum())} of {after.numel()} cells open": after,
     }
     with style():
-        figure = Picture(figsize=(WIDTH, WIDTH / 4 * height / width + 0.6), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(WIDTH, WIDTH / 4 * height / width + 0.6), dpi=DPI, layout="constrained")
         axes = figure.subplots(1, 4)
         for ax, (title, values) in zip(axes, panels.items(), strict=True):
             ax.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto")

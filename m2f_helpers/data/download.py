@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -22,16 +22,14 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from m2f_helpers import files
-from m2f_helpers.data.labels import count_ids, read_label
+from m2f_helpers.data.labels import LabelError, count_ids, read_label
 from m2f_helpers.data.layout import (
     FOLDER,
     OFFER,
     SPLITS,
-    LabelError,
     explain_archive,
     full_edition,
     is_root,
-    list_pairs,
     wrong_edition,
 )
 
@@ -294,12 +292,3 @@ def _unpack(archive: zipfile.ZipFile, pairs: dict, target: Path, everything: boo
         raise ValueError(f"{archive.filename} is damaged ({error}): delete it and download it again") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def class_counts(root: str | Path, split: str) -> dict[int, int]:
-    """Number of pictures in which each id on disk occurs, `{id: pictures}`. Reads every label map of the split."""
-    pictures: dict[int, int] = defaultdict(int)
-    for pair in list_pairs(root, split):
-        for i in count_ids(read_label(pair.label.read_bytes())):
-            pictures[i] += 1
-    return dict(sorted(pictures.items()))

@@ -1,94 +1,209 @@
-"""The only reader of a data folder: its layout, its pairs, and the files that make none."""
+"""The only reader of a data folder: its layout, its pairs, its classes, and the files that make no pair.
+
+Three layouts are known, all with `images` and one of `annotations`, `labels`, `masks` beside it: ADE20K's with the
+splits `training` and `validation`, the same with `train` and `val`, and a flat one, in which every fifth image is for
+validation. Folders may have sub-folders: an image and its label map have the same relative path and stem.
+"""
 
 from __future__ import annotations
 
+import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-SPLITS = ("training", "validation")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+from tqdm.auto import tqdm
+
+from m2f_helpers.data.labels import IGNORE, LabelError, LabelProblem, count_ids, read_label
+from m2f_helpers.images import SUFFIXES
+from m2f_helpers.palette import CLASSES_FILE, Palette, ade20k_palette, own_palette, read_classes
+
+SPLITS = ("training", "validation")  # as ADE20K calls them
 FOLDER = "ADEChallengeData2016"
 OFFER = 'the demo profile needs no download: notebook 02 with DATA_DIR = "", or `m2f scenes DIR`'
+LABEL_FOLDERS = ("annotations", "labels", "masks")
+LABEL_SUFFIXES = (".png",)
+ADE20K_LAYOUT = "images/training, annotations/training, images/validation, annotations/validation"
+_SPLIT_NAMES = (("training", "train"), ("validation", "val", "valid"))
 _FULL_EDITIONS = ("ADE20K_2016_07_26", "ADE20K_2021_17_01")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and its label map; `name` is the file name without suffix."""
+    """An image and its label map; `name` is the path below the split's folder without suffix, such as `city/001`."""
 
     name: str
     image: Path
     label: Path
 
 
-# --- A data set on disk ------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class DataFolder:
+    """A data set on disk. `layout` says in words how it lies there; `problems` are the files that make no pair."""
+
+    root: Path
+    layout: str
+    train: list[Pair]
+    val: list[Pair]
+    problems: list[LabelProblem]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """All pairs, those for training first."""
+        return [*self.train, *self.val]
+
+    @property
+    def splits(self) -> dict[str, list[Pair]]:
+        """The pairs by ADE20K's names of the splits."""
+        return dict(zip(SPLITS, (self.train, self.val), strict=True))
+
+    @cached_property
+    def classes(self) -> Palette:
+        """What the ids mean: `classes.json`; without it ADE20K in ADE20K's layout, else a class for each id found.
+
+        Raises: ValueError if there is no `classes.json` and fewer than two ids are found.
+        """
+        if (self.root / CLASSES_FILE).is_file():
+            return read_classes(self.root / CLASSES_FILE)
+        of_ade20k = set(self.layout.split(", ")) <= set(ADE20K_LAYOUT.split(", "))
+        return ade20k_palette() if of_ade20k else _palette_found(self)
+
+    def need(self, *splits: str) -> DataFolder:
+        """Itself; ValueError if one of these splits (default: both) has no pair."""
+        empty = [split for split in splits or SPLITS if not self.splits[split]]
+        if not empty:
+            return self
+        folders = " and ".join(name for name in self.layout.split(", ") if "/" in name)
+        where = f"; the folders read are {folders}" if folders else "; every fifth image is for validation"
+        raise ValueError(f"{self.root}: {self.counts}; a {empty[0]} pair is needed{where}")
+
+    @property
+    def counts(self) -> str:
+        """The numbers of pairs, as every command says them."""
+        return f"{len(self.train)} training and {len(self.val)} validation pairs"
+
+    def __str__(self) -> str:
+        left = f"; {len(self.problems)} files make no pair, the first: {self.problems[0]}" if self.problems else ""
+        return f"{self.counts} in {self.root} ({self.layout}){left}"
 
 
-def list_pairs(root: str | Path, split: str) -> list[Pair]:
-    """The pairs of one split, sorted by name. Files without a partner are left out; `check_labels` names them.
+def read_data(root: str | Path) -> DataFolder:
+    """Read a data folder: every entrance (check, prepare, train, evaluate, run, notebooks) sees what this returns.
 
     Args:
-        root: folder with `images/<split>` and `annotations/<split>`.
-        split: `"training"` or `"validation"`.
+        root: folder in one of the three layouts.
 
-    Raises: FileNotFoundError saying what lies at `root` instead; ValueError for another split.
+    Returns: its pairs, sorted by name, at least one.
+    Raises: FileNotFoundError saying what lies at `root` instead (another edition, a folder too high or too low, an
+        archive that is not unpacked) and what to do; ValueError if nothing in it makes a pair.
     """
-    return scan(data_root(root), split)[0]
+    root = Path(root)
+    if not is_root(root):
+        raise FileNotFoundError(f"{root}: {_explain(root)}")
+    labels = next(name for name in LABEL_FOLDERS if (root / name).is_dir())
+    names = [next((name for name in split if _has(root, labels, name)), None) for split in _SPLIT_NAMES]
+    found = _read_splits(root, labels, names) if any(names) else _read_flat(root, labels)
+    if not found.pairs:
+        reason = f"; {found.problems[0]}" if found.problems else ""
+        raise ValueError(f"{root}: no image with a label map in {found.layout}{reason}")
+    return found
 
 
-def scan(root: Path, split: str) -> tuple[list[Pair], list[LabelProblem]]:
-    """The pairs of one split, and the files that make none. A split without any folder has neither."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {list(SPLITS)}, got {split!r}")
-    images, problems = _by_stem(root / "images" / split, IMAGE_SUFFIXES)
-    labels, more = _by_stem(root / "annotations" / split, (".png",))
-    problems += more
-    for name in sorted(images.keys() - labels.keys()):
-        text = f"has no label map annotations/{split}/{name}.png: add it, or remove the picture"
-        problems.append(LabelProblem(images[name], "no-label", text))
-    for name in sorted(labels.keys() - images.keys()):
-        text = f"has no picture images/{split}/{name}.jpg: add it, or remove the label map"
-        problems.append(LabelProblem(labels[name], "no-picture", text))
-    return [Pair(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys())], problems
+def _palette_found(data: DataFolder) -> Palette:
+    """One class for each id in the label maps, 255 left out."""
+    ids: set[int] = set()
+    for pair in tqdm(data.pairs, desc="looking for classes", disable=len(data.pairs) < 500):
+        with suppress(LabelError):  # `check` names the file
+            ids |= count_ids(read_label(pair.label.read_bytes())).keys()
+    found = sorted(ids - {IGNORE})
+    if len(found) < 2:
+        raise ValueError(
+            f"{data.root}: at least two classes are needed, the label maps hold the ids {found}; name them in "
+            f"{CLASSES_FILE} or with `m2f convert {data.root} NEW --classes ...`"
+        )
+    return own_palette([f"class {i}" for i in found], on_disk=found)
 
 
-def _by_stem(folder: Path, suffixes: Sequence[str]) -> tuple[dict[str, Path], list[LabelProblem]]:
-    found, problems = {}, []
+def _has(root: Path, labels: str, split: str) -> bool:
+    return any((root / kind / split).is_dir() for kind in ("images", labels))
+
+
+def _read_splits(root: Path, labels: str, names: list[str | None]) -> DataFolder:
+    parts = [match(root / "images" / name, root / labels / name) if name else ([], []) for name in names]
+    layout = ", ".join(f"{kind}/{name}" for name in names if name for kind in ("images", labels))
+    unread = [problem for kind in ("images", labels) for problem in _unread(root / kind, names)]
+    return DataFolder(root, layout, parts[0][0], parts[1][0], [*parts[0][1], *parts[1][1], *unread])
+
+
+def _read_flat(root: Path, labels: str) -> DataFolder:
+    pairs, problems = match(root / "images", root / labels)
+    train = [pair for k, pair in enumerate(pairs) if k % 5]
+    return DataFolder(root, f"images, {labels}", train, pairs[::5], problems)
+
+
+def _unread(folder: Path, names: list[str | None]) -> Iterator[LabelProblem]:
+    """What lies beside the splits."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(".") or path.is_dir():
-            continue
+        if path.name not in names and not path.name.startswith("."):
+            text = f"is not read: only {' and '.join(filter(None, names))} count here"
+            yield LabelProblem(path, "no-split", text, "warning")
+
+
+def match(images: Path, labels: Path) -> tuple[list[Pair], list[LabelProblem]]:
+    """The pairs of two folders by name, and the files that make none."""
+    pictures, problems = _by_name(images, SUFFIXES)
+    label_maps, more = _by_name(labels, LABEL_SUFFIXES)
+    problems += more
+    for name in sorted(pictures.keys() - label_maps.keys()):
+        text = f"has no label map {labels.parent.name}/{labels.name}/{name}.png: add it, or remove the image"
+        problems.append(LabelProblem(pictures[name], "no-label", text))
+    for name in sorted(label_maps.keys() - pictures.keys()):
+        text = f"has no image {images.parent.name}/{images.name}/{name}.jpg: add it, or remove the label map"
+        problems.append(LabelProblem(label_maps[name], "no-image", text))
+    both = sorted(pictures.keys() & label_maps.keys())
+    return [Pair(name, pictures[name], label_maps[name]) for name in both], problems
+
+
+def _by_name(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[LabelProblem]]:
+    found, problems = {}, []
+    for path in _files_below(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
         if path.suffix.lower() not in suffixes:
             text = f"is not taken: only {', '.join(suffixes)} count in {folder.parent.name}/{folder.name}"
-            problems.append(LabelProblem(path, "wrong-suffix", text))
-        elif path.stem in found:
-            text = f"has the same name as {found[path.stem].name}: rename or remove one of them"
+            problems.append(LabelProblem(path, "wrong-suffix", text + _hint(path)))
+        elif name in found:
+            text = f"has the same name as {found[name].name}: rename or remove one of them"
             problems.append(LabelProblem(path, "same-name", text))
         else:
-            found[path.stem] = path
+            found[name] = path
     return found, problems
 
 
-def data_root(path: str | Path) -> Path:
-    """`path` itself if it holds a data set in ADE20K's layout (`images` and `annotations`, each with splits).
+def _hint(path: Path) -> str:
+    return "; `m2f convert` turns COCO or LabelMe JSON into label maps" if path.suffix.lower() == ".json" else ""
 
-    Raises: FileNotFoundError saying what lies there instead (another edition, a folder too high or too low, an archive
-        that is not unpacked) and what to do.
-    """
-    path = Path(path)
-    if is_root(path):
-        return path
-    raise FileNotFoundError(f"{path}: {_explain(path)}")
+
+def _files_below(folder: Path) -> list[Path]:
+    """Files in a folder and its sub-folders, hidden ones left out; links are followed, but never in a circle."""
+    found, seen = [], set()
+    for base, folders, names in os.walk(folder, followlinks=True):
+        here = os.path.realpath(base)
+        folders[:] = [] if here in seen else sorted(name for name in folders if not name.startswith("."))
+        found += [] if here in seen else [Path(base, name) for name in sorted(names) if not name.startswith(".")]
+        seen.add(here)
+    return found
 
 
 def is_root(path: Path) -> bool:
-    """Whether the folder holds `images` and `annotations`, each with a split of ADE20K."""
-    return all(any((path / kind / split).is_dir() for split in SPLITS) for kind in ("images", "annotations"))
+    """Whether the folder holds `images` and a folder of label maps."""
+    return (path / "images").is_dir() and any((path / name).is_dir() for name in LABEL_FOLDERS)
 
 
 def _explain(path: Path) -> str:
-    wanted = "expected a folder with images/training and annotations/training"
+    wanted = f"expected the folders images and one of {', '.join(LABEL_FOLDERS)}"
     if path.is_file():
         return explain_archive(path) if zipfile.is_zipfile(path) else f"is a file; {wanted}"
     if not path.exists():
@@ -96,17 +211,16 @@ def _explain(path: Path) -> str:
     for parent in list(path.absolute().parents)[:3]:
         if is_root(parent):
             return f"lies inside a data set: pass {parent}"
-    below = [child for child in sorted(path.iterdir()) if child.is_dir()]
-    for child in below:
-        if is_root(child):
+    for child in sorted(path.iterdir()):
+        if child.is_dir() and is_root(child):
             return f"is one level too high: pass {child}"
     if edition := full_edition([path.absolute().name, *(child.name for child in path.iterdir())], path):
         return wrong_edition(edition)
-    archives = [child for child in path.glob("*.zip") if zipfile.is_zipfile(child)]
-    if archives:
+    if archives := [child for child in path.glob("*.zip") if zipfile.is_zipfile(child)]:
         return explain_archive(archives[0])
     names = ", ".join(child.name for child in sorted(path.iterdir())[:5]) or "nothing"
-    return f"{wanted}, found {names}"
+    shapes = "COCO, VOC, Cityscapes, LabelMe, colours"
+    return f"{wanted}, found {names}; `m2f convert {path} NEW` reads other shapes ({shapes})"
 
 
 def explain_archive(path: Path) -> str:
@@ -137,98 +251,3 @@ def wrong_edition(edition: str) -> str:
         f"is the full edition {edition}, which has over 3,000 object names and no annotations folder; Mask2Former's "
         f"150 classes need {FOLDER} (SceneParse150): `m2f ade20k DIR`"
     )
-
-
-@dataclass(frozen=True)
-class LabelProblem:
-    """One fault of one file (or of a folder).
-
-    `code` is a short fixed name such as `"rgb-mask"`; `message` says what is wrong and how to mend it; `severity` is
-    `"error"` (training on the file would fail or learn nonsense) or `"warning"` (look at it, training works).
-    """
-
-    path: Path
-    code: str
-    message: str
-    severity: str = "error"
-
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.path}: {self.message} [{self.code}]"
-
-
-class LabelError(ValueError):
-    """A label map that cannot be read as class ids; `code` as in `LabelProblem`."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-TRAINED_SUFFIXES = (".jpg", ".jpeg", ".png")
-LABEL_FOLDERS = ("annotations", "labels", "masks")
-SPLIT_NAMES = (("training", "validation"), ("train", "val"), ("train", "validation"))
-
-
-@dataclass(frozen=True)
-class Part:
-    """One split: folders relative to the root, the pictures in it, and which of them belong to it (None: all)."""
-
-    images: str
-    labels: str
-    pictures: int
-    indices: list[int] | None = None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a data folder is laid out: its name for people, the suffix of its pictures, the two splits."""
-
-    name: str
-    root: Path
-    suffix: str
-    train: Part
-    val: Part
-
-
-def find_layout(root: str | Path) -> Layout:
-    """Recognise the layout of a data folder; see `set_data` for the three that are known.
-
-    Raises: FileNotFoundError naming what was looked for.
-    """
-    root = Path(root).resolve()
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder; give the folder that holds images/ and annotations/")
-    labels = next((name for name in LABEL_FOLDERS if (root / name).is_dir()), None)
-    if not (root / "images").is_dir() or labels is None:
-        raise FileNotFoundError(f"{root}: expected the folders images/ and one of {', '.join(LABEL_FOLDERS)}")
-    for train, val in SPLIT_NAMES:
-        if all((root / kind / split).is_dir() for kind in ("images", labels) for split in (train, val)):
-            suffix, count = _count(root / "images" / train)
-            count_val = _count(root / "images" / val)[1]
-            parts = (
-                Part(f"images/{train}", f"{labels}/{train}", count),
-                Part(f"images/{val}", f"{labels}/{val}", count_val),
-            )
-            return Layout(f"images/{train}, {labels}/{train}", root, suffix, *parts)
-    return _flat_layout(root, labels)
-
-
-def _flat_layout(root: Path, labels: str) -> Layout:
-    suffix, count = _count(root / "images")
-    if count < 2:
-        raise FileNotFoundError(
-            f"{root}/images: expected at least two pictures, one to train and one to validate, got {count}"
-        )
-    val = list(range(0, count, 5))
-    train = [i for i in range(count) if i % 5]
-    parts = (Part("images", labels, len(train), train), Part("images", labels, len(val), val))
-    return Layout(f"images, {labels} (every fifth picture for validation)", root, suffix, *parts)
-
-
-def _count(folder: Path) -> tuple[str, int]:
-    """The suffix that most pictures in the folder have, and how many have it."""
-    counts = {suffix: sum(1 for _ in folder.rglob(f"*{suffix}")) for suffix in TRAINED_SUFFIXES}
-    suffix = max(counts, key=lambda name: counts[name])
-    if not counts[suffix]:
-        raise FileNotFoundError(f"{folder}: no picture with one of the suffixes {', '.join(TRAINED_SUFFIXES)}")
-    return suffix, counts[suffix]

@@ -23,8 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from m2f_helpers import files
-from m2f_helpers.data.labels import IGNORE, check_ids, check_sizes, count_ids, read_label
-from m2f_helpers.data.layout import LabelProblem
+from m2f_helpers.data.labels import IGNORE, LabelProblem, check_ids, check_sizes, count_ids, read_label
 from m2f_helpers.data.resize import PAD_COLOR, place, place_image, place_label_map
 from m2f_helpers.images import MAX_PIXELS, read_image
 

@@ -1,7 +1,7 @@
 """Prepares a data set: every pair in one size, fast, resumable, and nothing trusted unseen. Built in notebook 02.
 
-`prepare` reads a data set in ADE20K's layout and writes another one. Every file is written under a temporary name and
-then renamed. `manifest.jsonl` in the destination remembers, line by line, what was made from which source;
+`prepare` reads a data folder and writes another one in ADE20K's layout. Every file is written under a temporary name
+and then renamed. `manifest.jsonl` in the destination remembers, line by line, what was made from which source;
 `report.json` is the closing report. Both come out the same however often the run was interrupted (apart from time
 stamps in the manifest).
 """
@@ -24,12 +24,13 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from m2f_helpers import files
-from m2f_helpers.data import layout, pairs
-from m2f_helpers.data.labels import IGNORE
-from m2f_helpers.data.layout import LabelProblem
+from m2f_helpers.data import pairs
+from m2f_helpers.data.labels import IGNORE, LabelProblem
+from m2f_helpers.data.layout import DataFolder, read_data
 from m2f_helpers.data.pairs import Job, Result, Settings
 from m2f_helpers.data.resize import check_size_and_mode
 from m2f_helpers.palette import NUM_CLASSES, ade20k_palette
+from m2f_helpers.resources import out_folder
 
 MANIFEST = "manifest.jsonl"
 REPORT = "report.json"
@@ -96,8 +97,8 @@ def prepare(
     """Resize a data set. A second run does only what is missing or changed; bad files are named and left out.
 
     Args:
-        src: data set in ADE20K's layout (`images`, `annotations`, each with `training` and/or `validation`).
-        dst: folder for the result, in the same layout, every picture as .jpg and every label map as .png.
+        src: data set that `layout.read_data` can read.
+        dst: folder for the result, in ADE20K's layout, every picture as .jpg and every label map as .png.
         size: `[H, W]` in pixels.
         mode: `"stretch"`, `"crop"` or `"pad"`, see `place`.
         workers: processes; None takes one per core, or works in this process if there is little to do. A script that
@@ -114,16 +115,16 @@ def prepare(
     check_size_and_mode(size, mode)
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
-    src, dst = layout.data_root(src), Path(dst)
-    _check_destination(src, dst)
+    data, dst = read_data(src), Path(dst)
+    _check_destination(data.root, dst)
     settings = Settings((int(size[0]), int(size[1])), mode, num_classes, reduce_zero_label)
-    jobs, lonely = _make_jobs(src, dst, settings)
+    jobs = _make_jobs(data, dst, settings)
     lines, todo, old_keys = _resume(dst, settings, jobs)
     kept = len(lines)
     workers = workers or _choose_workers(len(todo))
     failures: dict[str, list] = defaultdict(list)
     pairs.keep_freed_memory()
-    for problem in lonely:
+    for problem in data.problems:
         failures[f"{problem.path.parent.name}/{problem.path.stem}"].append(pairs.describe(problem))
     with open(dst / MANIFEST, "a", encoding="utf-8") as manifest:
         for result in _run(todo, workers, progress):
@@ -150,13 +151,9 @@ def _check_destination(src: Path, dst: Path) -> None:
         raise ValueError(f"{dst} holds files that `prepare` did not write: choose an empty or new folder")
 
 
-def _make_jobs(src: Path, dst: Path, settings: Settings) -> tuple[list[Job], list[LabelProblem]]:
-    jobs, problems = [], []
-    for split in layout.SPLITS:
-        found, more = layout.scan(src, split)
-        problems += more
-        jobs += [Job(f"{split}/{pair.name}", pair.image, pair.label, dst, settings) for pair in found]
-    return jobs, problems
+def _make_jobs(data: DataFolder, dst: Path, settings: Settings) -> list[Job]:
+    pairs_of = data.splits.items()
+    return [Job(f"{split}/{p.name}", p.image, p.label, dst, settings) for split, found in pairs_of for p in found]
 
 
 def _resume(dst: Path, settings: Settings, jobs: list[Job]) -> tuple[dict[str, str], list[Job], set[str]]:
@@ -164,14 +161,11 @@ def _resume(dst: Path, settings: Settings, jobs: list[Job]) -> tuple[dict[str, s
     header, old = _read_manifest(dst)
     reusable = old if header == _header(settings) else {}
     current = {job.key for job in jobs if _is_current(job, reusable.get(job.key))}
-    for split in layout.SPLITS:
-        for kind in ("images", "annotations"):
-            folder = dst / kind / split
-            if any(job.key.startswith(f"{split}/") for job in jobs):
-                folder.mkdir(parents=True, exist_ok=True)
     dst.mkdir(parents=True, exist_ok=True)
+    for folder in {os.path.dirname(path) for job in jobs for path in job.outputs}:
+        os.makedirs(folder, exist_ok=True)
     files.remove_orphans(dst)
-    files.remove_orphans(dst, "*/*/.*.part")
+    files.remove_orphans(dst, "*/*/**/.*.part")
     done = {key: old[key] for key in sorted(current)}
     # what is not current keeps its line, so that its outputs are still known as ours
     _write_manifest(dst, _header(settings), {key: _stale(line) for key, line in old.items() if key not in done} | done)
@@ -378,8 +372,8 @@ def prepared_data(
     """The prepared data set of notebooks 02, 04 and 05: made where it is missing, left alone where it is there.
 
     Args:
-        data_dir: data set in ADE20K's layout; "" draws scenes into `out_dir/scenes` first.
-        out_dir: everything is written below it.
+        data_dir: data set that `layout.read_data` can read; "" draws scenes into `out_dir/scenes` first.
+        out_dir: everything is written below it; see `resources.out_folder` for a relative one.
         train: number of training scenes (only for `data_dir=""`).
         val: number of validation scenes (likewise).
         domain: `"day"` or `"dusk"` (likewise).
@@ -393,7 +387,7 @@ def prepared_data(
     """
     from m2f_helpers.data.scenes.dataset import make_scenes  # here: the workers of a script import what it imports
 
-    out_dir = Path(out_dir)
+    out_dir = out_folder(out_dir)
     source = Path(data_dir) if data_dir else make_scenes(out_dir / "scenes", train, val, domain)
     report = prepare(source, out_dir / "prepared", size, mode)
     if not report.pairs:

@@ -1,27 +1,26 @@
-"""Figures of a training run: losses and learning rate over the steps. Functions return a Picture and show nothing."""
+"""Figures of a training run: losses and learning rate over the steps. Functions return a Figure and show nothing."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from m2f_helpers.plotting import DPI, WIDTH, Picture, style
+from m2f_helpers.plotting import DPI, WIDTH, Figure, style
 
 KINDS = {"loss_cls": "class loss", "loss_mask": "mask loss", "loss_dice": "Dice loss"}
 COLORS = ("#0072b2", "#d55e00", "#009e73")  # told apart with every kind of colour vision
 
 
-def plot_history(history: pd.DataFrame, theme: str = "light") -> Picture:
+def plot_history(history: pd.DataFrame) -> Figure:
     """Loss by kind, and the learning rate, over the steps.
 
     Args:
         history: from `training.train`: columns `step`, `lr`, `loss_cls`, `loss_mask`, `loss_dice`.
-        theme: `"light"` or `"dark"`.
 
     Returns: the figure, two axes side by side. Thin lines are single steps, thick ones their running mean.
     """
     window = max(1, len(history) // 12)
-    with style(theme):
-        figure = Picture(figsize=(WIDTH, 2.9), dpi=DPI, layout="constrained")
+    with style():
+        figure = Figure(figsize=(WIDTH, 2.9), dpi=DPI, layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[2, 1])
         for (column, name), color in zip(KINDS.items(), COLORS, strict=True):
             smooth = history[column].rolling(window, min_periods=1, center=True).mean()
@@ -29,7 +28,7 @@ def plot_history(history: pd.DataFrame, theme: str = "light") -> Picture:
             left.plot(history["step"], smooth, color=color, linewidth=2, label=name)
         left.set(xlabel="step", ylabel="loss, sum over all predictions", title="Three kinds of loss", ylim=(0, None))
         left.legend()
-        right.plot(history["step"], history["lr"] * 1000, color="#444444" if theme == "light" else "#dddddd")
+        right.plot(history["step"], history["lr"] * 1000, color="#444444")
         right.set(xlabel="step", ylabel="learning rate (thousandths)", title="Learning rate", ylim=(0, None))
         first, last = history.iloc[0], history.iloc[-1]
         figure.alt = f"Loss from {first['loss']:.1f} to {last['loss']:.1f} in {len(history)} steps; " + ", ".join(

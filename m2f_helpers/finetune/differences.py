@@ -11,7 +11,18 @@ import pandas as pd
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from m2f_helpers.config import CUSTOM_KEYS, DEAD_KEYS, MISSING, PIPELINES, Change, Edited, as_config, get_value, plain
+from m2f_helpers.config import (
+    CUSTOM_KEYS,
+    DEAD_KEYS,
+    MISSING,
+    PIPELINES,
+    Change,
+    Edited,
+    as_config,
+    get_value,
+    mmseg_names,
+    plain,
+)
 
 # What to do instead. Names that are no variable of the file are ones that people try.
 _FIXES = {
@@ -102,6 +113,7 @@ def silent_edits(source: Config | Edited) -> list[SilentEdit]:
             continue
         places = PIPELINES[1:3] if key == "test_pipeline" else DEAD_KEYS.get(key, ())
         effective = [plain(get_value(cfg, place, MISSING)) for place in places]
+        effective = [mmseg_names(steps) if _steps(steps) else steps for steps in effective]
         if not effective or not all(_same(value, other) for other in effective):
             fix = _FIXES.get(key, "a value inside cfg.model, cfg.*_dataloader, cfg.optim_wrapper, ..., or remove it")
             found.append(SilentEdit(key, value, fix))

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
-from m2f_helpers.config import LOADERS, PIPELINES, Source, as_config, class_names
+from m2f_helpers.config import LOADERS, PIPELINES, Source, as_config, class_names, mmseg_names
+from m2f_helpers.data.dataset import PairDataset
 from m2f_helpers.data.labels import check_pair
+from m2f_helpers.data.layout import Pair, match, read_data
 from m2f_helpers.finetune.differences import silent_edits
 
 CHECKED_LABELS = 50
@@ -116,7 +118,7 @@ def _pipelines(cfg: Config) -> Iterator[str]:
         if steps is None:
             yield f"{key} is missing; start from base_config(profile)"
             continue
-        kinds = [step["type"] for step in steps]
+        kinds = [step["type"] for step in mmseg_names(steps)]
         order = TRAIN_ORDER if key.startswith("train") else TEST_ORDER
         missing = [kind for kind in order if kind not in kinds]
         if missing:
@@ -140,7 +142,7 @@ def _zero_label(cfg: Config, key: str, steps: Any) -> Iterator[str]:
     """The pipeline and the data set must agree on what 0 means."""
     dataset = cfg["test_dataloader" if key == "test_pipeline" else key.split(".")[0]].dataset
     wanted = dataset.get("reduce_zero_label", dataset.type == ADE20K)
-    step = next((step for step in steps if step["type"] == "LoadAnnotations"), {})
+    step = next((step for step in steps if step["type"] in ("LoadAnnotations", "LoadLabels")), {})
     if step.get("reduce_zero_label") not in (None, wanted):
         yield (
             f"{key}: LoadAnnotations has reduce_zero_label={step['reduce_zero_label']}, the data set "
@@ -209,40 +211,37 @@ def _weights(cfg: Config) -> Iterator[str]:
 
 def _data(cfg: Config) -> Iterator[str]:
     for name in LOADERS[:2]:
-        dataset = cfg[name].dataset
-        root = Path(dataset.get("data_root") or "")
-        folders = [root / dataset.data_prefix.get(key, "") for key in ("img_path", "seg_map_path")]
-        gone = [folder for folder in folders if not folder.is_dir()]
-        if gone:
-            yield f"{name}: {gone[0]} is no folder; use set_data(cfg, root)"
-            continue
-        suffixes = dataset.get("img_suffix", ".jpg"), dataset.get("seg_map_suffix", ".png")
-        pictures, labels = (_names(folder, suffix) for folder, suffix in zip(folders, suffixes, strict=True))
-        if not pictures:
-            yield f"{name}: no picture *{suffixes[0]} in {folders[0]}"
-        bare = sorted(pictures - labels)
-        if bare:
-            yield (
-                f"{name}: {len(bare)} pictures have no label map, the first is {bare[0]}{suffixes[0]} "
-                f"(looked for {folders[1]}/{bare[0]}{suffixes[1]})"
-            )
+        try:
+            pairs_of(cfg[name].dataset)
+        except (ValueError, OSError) as error:
+            yield f"{name}: {error}"
 
 
-def _names(folder: Path, suffix: str) -> set[str]:
-    return {str(path.relative_to(folder))[: -len(suffix)] for path in folder.rglob(f"*{suffix}")}
+def pairs_of(dataset: ConfigDict) -> list[Pair]:
+    """The pairs that a data set of a config will read.
+
+    Raises: ValueError or OSError if there are none, or if mmseg's own data set class would stop at one.
+    """
+    root = Path(dataset.get("data_root") or "")
+    if dataset.type == PairDataset.__name__:
+        return read_data(root).need(dataset.split).splits[dataset.split]
+    folders = [root / dataset.data_prefix.get(key, "") for key in ("img_path", "seg_map_path")]
+    if gone := [folder for folder in folders if not folder.is_dir()]:
+        raise FileNotFoundError(f"{gone[0]} is no folder; use set_data(cfg, root)")
+    pairs, problems = match(*folders)
+    if problems or not pairs:
+        raise ValueError(f"{problems[0] if problems else f'{folders[0]} is empty'}; use set_data(cfg, root)")
+    return pairs
 
 
 def _labels(cfg: Config) -> list[str]:
     """The first label maps of the training data, looked at as they lie on disk."""
     dataset = cfg.train_dataloader.dataset
     reduce = dataset.get("reduce_zero_label", dataset.type == ADE20K)
-    images, labels = (Path(dataset.data_root) / dataset.data_prefix[key] for key in ("img_path", "seg_map_path"))
-    suffix, label_suffix = dataset.get("img_suffix", ".jpg"), dataset.get("seg_map_suffix", ".png")
     head = cfg.model.decode_head
     found = []
-    for name in sorted(_names(images, suffix))[:CHECKED_LABELS]:
-        pair = images / f"{name}{suffix}", labels / f"{name}{label_suffix}"
-        found += check_pair(*pair, head.num_classes, reduce, head.num_queries)[1]
+    for pair in pairs_of(dataset)[:CHECKED_LABELS]:
+        found += check_pair(pair.image, pair.label, head.num_classes, reduce, head.num_queries)[1]
     errors = [f"{problem.path}: {problem.message}" for problem in found if problem.severity == "error"]
     more = [f"... and {len(errors) - 5} more label maps like these"] if len(errors) > 5 else []
     return errors[:5] + more

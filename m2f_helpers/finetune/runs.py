@@ -146,7 +146,7 @@ def _differences(places: dict[str, tuple[str, ...]], old: Config, new: Config) -
         before, after = ([_comparable(get_value(cfg, key, MISSING)) for key in keys] for cfg in (old, new))
         pair = next(((a, b) for a, b in zip(before, after, strict=True) if a != b), None)
         if pair:
-            found.append(f"{name} {_words(pair[0])} -> {_words(pair[1])}" if _is_short(pair) else f"another {name}")
+            found.append(f"{name} {_words(pair[0])} -> {_words(pair[1])}" if _is_short(pair) else f"other {name}")
     return found
 
 

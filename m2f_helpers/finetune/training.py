@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from m2f_helpers import checkpoints, files
 from m2f_helpers.checkpoints import newest_checkpoint
 from m2f_helpers.config import Source, as_config, class_names, finetune_edits, set_batch
+from m2f_helpers.data.layout import read_data
 from m2f_helpers.finetune import learning, preflight, runs
 from m2f_helpers.finetune.runner import CarefulRunner, SaveHook, StepHook, TrainingDiverged
 from m2f_helpers.install.devices import choose_device, free_memory, missing_operators_explained
@@ -132,6 +133,7 @@ def finetune(
     iterations: int = 0,
     crop_size: Sequence[int] = (),
     batch_size: int = 0,
+    classes: Sequence[str] = (),
     resume: bool = False,
     **options: Any,
 ) -> TrainResult | None:
@@ -142,7 +144,7 @@ def finetune(
         data: data folder; None draws dusk scenes beside `work_dir`.
         work_dir: output folder.
         weights: a file, `"random"`, or None for the profile's own.
-        iterations, crop_size, batch_size: see `config.finetune_edits`; what is left out is, with `resume`, as the run
+        iterations, crop_size, batch_size, classes: see `config.finetune_edits`; what is left out is, with `resume`, as the run
             was started with.
         resume: see `train`.
         **options: `seed`, `device`, `overwrite`, `accept_changes` of `train`.
@@ -159,12 +161,22 @@ def finetune(
         iterations, batch_size = iterations or planned["iterations"], batch_size or planned["batch_size"]
         crop_size = crop_size or planned["crop_size"]
     start = checkpoints.start_weights(weights or "", profile.weights)
-    edited = finetune_edits(profile, data, start, iterations, crop_size)
+    edited = finetune_edits(profile, data, start, iterations, crop_size, classes)
     if batch_size:
         edited = set_batch(edited, batch_size)
+    _say(described(edited))
     launcher = "pytorch" if "LOCAL_RANK" in os.environ else "none"
     result = train(edited, work_dir, resume=resume, launcher=launcher, **options)
     return result if is_main_process() else None
+
+
+def described(source: Source) -> str:
+    """What will be learnt from what, in two lines: "11 classes: sky, building, ..." and the numbers of pairs."""
+    cfg = as_config(source)
+    names, data = class_names(cfg), read_data(cfg.train_dataloader.dataset.data_root)
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    own = "" if cfg.train_dataloader.dataset.get("metainfo") else " (ADE20K's; --classes names other ones)"
+    return f"{len(names)} classes: {shown}{own}\n{data}"
 
 
 def read_history(work_dir: str | Path) -> pd.DataFrame:
@@ -194,8 +206,9 @@ def _explained(runner: CarefulRunner, step: StepHook, device: str, error: Except
     if isinstance(error, MemoryError) or any(text in str(error) for text in ("out of memory", "allocate memory")):
         crop, batch = runner.cfg.model.data_preprocessor.size, runner.cfg.train_dataloader.batch_size
         return ValueError(
-            f"the memory of {device} does not suffice at step {runner.iter + 1} ({free_memory(device) / 1e9:.1f} GB are free now): "
-            f"{batch} crops of {crop[0]} x {crop[1]} pixels are too many; take a smaller --crop or --batch-size. "
+            f"the memory of {device} does not suffice at step {runner.iter + 1} "
+            f"({free_memory(device) / 1e9:.1f} GB are free now): {batch} crops of {crop[0]} x {crop[1]} pixels are too "
+            f"many; take a smaller --crop or --batch-size. "
             f"{_last_good(runner)}"
         )
     return error

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
 from m2f_helpers.config import as_config, set_data
+from m2f_helpers.data.dataset import PairDataset
 from m2f_helpers.images import read_image
 from m2f_helpers.inference.segment import segment_array
 from m2f_helpers.palette import IGNORE, NUM_CLASSES, ade20k_palette
@@ -23,7 +24,7 @@ from m2f_helpers.palette import IGNORE, NUM_CLASSES, ade20k_palette
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is on labelled pictures. Scores in percent, 0..100, as mmseg's `IoUMetric` gives them.
+    """How good a model is on labelled images. Scores in percent, 0..100, as mmseg's `IoUMetric` gives them.
 
     `miou` is the mean IoU over the classes that occur in truth or prediction, `accuracy` the part of judged pixels that
     are right. `confusion` `(K, K)` int64 counts pixels, truth in rows, prediction in columns, ignore left out.
@@ -33,7 +34,7 @@ class Evaluation:
     accuracy: float
     table: pd.DataFrame
     confusion: np.ndarray
-    pictures: int
+    images: int
 
     def confusions(self, limit: int = 10) -> pd.DataFrame:
         """The most frequent mistakes: `truth`, `predicted`, `pixels`, and their `share` of the true class, 0..1."""
@@ -47,24 +48,24 @@ class Evaluation:
 
 
 def evaluate(model: Any, data: Any, *, limit: int | None = None, progress: bool = True) -> Evaluation:
-    """Judge a model on the validation pictures, with mmseg's `IoUMetric`.
+    """Judge a model on the validation images, with mmseg's `IoUMetric`.
 
     Args:
         model: from `load`.
         data: a data folder that `config.set_data` knows (ADE20K layout), or a config whose validation data is meant.
-        limit: at most this many pictures; None takes all.
+        limit: at most this many images; None takes all.
         progress: show a bar.
 
     Returns: mIoU, a table of the classes that occur (by number of true pixels), and the confusions.
-    Raises: FileNotFoundError or ValueError if there are no pictures or labels, or a label has another size.
+    Raises: FileNotFoundError or ValueError if there are no images or labels, or a label has another size.
     """
     from mmseg.evaluation.metrics import IoUMetric
 
-    dataset = _labelled_pictures(model, data)
+    dataset = _labelled_images(model, data)
     areas = np.zeros((4, NUM_CLASSES))
     confusion = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
     count = min(len(dataset), limit or len(dataset))
-    for i in tqdm(range(count), desc="evaluate", unit="picture", disable=not progress or count < 4, leave=False):
+    for i in tqdm(range(count), desc="evaluate", unit="image", disable=not progress or count < 4, leave=False):
         item = dataset[i]
         predicted = segment_array(model, read_image(item["img_path"]), item["img_path"], False).label_map
         truth = _check_truth(item, predicted)
@@ -94,21 +95,21 @@ def confusion_matrix(prediction: np.ndarray, truth: np.ndarray, num_classes: int
 # ------------------------------------------------------------------------------------------------- evaluate, predict
 
 
-def _labelled_pictures(model: Any, data: Any) -> Any:
-    """mmseg's data set for the validation pictures, whose items have `img_path` and `gt_seg_map` at full size."""
+def _labelled_images(model: Any, data: Any) -> Any:
+    """mmseg's data set for the validation images, whose items have `img_path` and `gt_seg_map` at full size."""
     from mmseg.registry import DATASETS
 
     if isinstance(data, (str, os.PathLike)):
         data = set_data(model.cfg, data)
     config = as_config(data)
     settings = copy.deepcopy(config.val_dataloader.dataset)
-    settings.pipeline = [{"type": "LoadAnnotations"}]
-    pictures = Path(settings.get("data_root") or "") / settings.data_prefix.img_path
-    if not pictures.is_dir():
-        raise FileNotFoundError(f"the folder of validation pictures {pictures} does not exist; see config.set_data")
+    settings.pipeline = [{"type": "LoadLabels" if settings.type == PairDataset.__name__ else "LoadAnnotations"}]
+    images = Path(settings.get("data_root") or "")
+    if not images.is_dir():
+        raise FileNotFoundError(f"the folder of validation images {images} does not exist; see config.set_data")
     dataset = DATASETS.build(settings)
     if not len(dataset):
-        raise ValueError(f"no validation pictures in {pictures}")
+        raise ValueError(f"no validation images in {images}")
     return dataset
 
 
@@ -116,7 +117,7 @@ def _check_truth(item: dict, predicted: np.ndarray) -> np.ndarray:
     truth = item["gt_seg_map"]
     if truth.shape != predicted.shape:
         raise ValueError(
-            f"{item['seg_map_path']} has {truth.shape} pixels, its picture {predicted.shape}; sizes must agree"
+            f"{item['seg_map_path']} has {truth.shape} pixels, its image {predicted.shape}; sizes must agree"
         )
     wrong = np.unique(truth[(truth >= NUM_CLASSES) & (truth != IGNORE)])
     if len(wrong):

@@ -1,4 +1,4 @@
-"""Figures about what a model predicts: queries, uncertainty, before and after, IoU. Used by notebooks 04 and 05."""
+"""Figures about what a model predicts: queries, uncertainty, before and after, IoU, colours. Notebooks 04 and 05."""
 
 from __future__ import annotations
 
@@ -9,55 +9,73 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from m2f_helpers.palette import IGNORE, ade20k_palette
+from m2f_helpers.palette import IGNORE, Palette, ade20k_palette
 from m2f_helpers.plotting import (
     DPI,
     ERROR_COLOR,
     WIDTH,
-    Picture,
-    _name,
-    _new_figure,
-    _short,
-    _small_titles,
+    Figure,
     change_map,
+    deepest,
     draw_image,
     error_map,
     error_rate,
+    legend_entries,
+    new_figure,
     panels,
     percent,
+    short,
+    small_titles,
     spotlight,
     style,
 )
 
-BEFORE, AFTER = "#9aa5b1", "#0072b2"
+BEFORE, AFTER = "#8a949e", "#0072b2"
 
 
-def plot_class_iou(before: pd.DataFrame, after: pd.DataFrame, theme: str = "light") -> Picture:
-    """IoU per class before and after, for the classes that the true label maps hold.
+def class_iou(
+    table: pd.DataFrame,
+    before: pd.DataFrame | None = None,
+    *,
+    limit: int = 40,
+    names: Sequence[str] = ("before", "after"),
+) -> Figure:
+    """IoU of each class that occurs in truth or prediction, by falling share of the pixels; the title has their mean.
 
     Args:
-        before, after: `evaluation.Evaluation.table`: columns `id`, `name`, `share` (of the true pixels, 0..1), `iou`
-            (percent).
-        theme: `"light"` or `"dark"`.
-
-    Returns: the figure; classes by falling share.
+        table: `evaluation.Evaluation.table`: columns `id`, `name`, `share` (of the true pixels, 0..1), `iou` (percent).
+        before: another model's table, drawn beside it; classes are matched by id.
+        limit: at most this many classes.
+        names: what the two models are called, the earlier one first.
     """
-    present = after[after["share"] > 0]
-    old = before.set_index("id")["iou"].reindex(present["id"]).fillna(0).to_numpy()
-    new, rows = present["iou"].to_numpy(), np.arange(len(present))
-    with style(theme):
-        figure = Picture(figsize=(WIDTH, 1.0 + 0.23 * len(present)), dpi=DPI, layout="constrained")
+    rows = table.head(limit)
+    models = [(names[1], AFTER, table)] if before is None else [(names[0], BEFORE, before), (names[1], AFTER, table)]
+    height = 0.8 / len(models)
+    with style():
+        figure = Figure(figsize=(WIDTH, 1.0 + 0.27 * len(rows)), dpi=DPI, layout="constrained")
         ax = figure.subplots()
-        ax.barh(rows - 0.2, old, height=0.38, color=BEFORE, label=f"before (mean {old.mean():.0f} %)")
-        ax.barh(rows + 0.2, new, height=0.38, color=AFTER, label=f"after (mean {new.mean():.0f} %)")
-        names = [f"{name}  {share:.1%}" for name, share in zip(present["name"], present["share"], strict=True)]
-        ax.set_yticks(rows, names)
-        ax.set(xlabel="IoU, percent", xlim=(0, 100), ylim=(len(present) - 0.4, -0.6))
-        ax.set_title("IoU of each class, with its share of the pixels")
-        figure.legend(loc="outside lower center", ncols=2)
-        pairs = zip(present["name"], old, new, strict=True)
-        figure.alt = "IoU before and after: " + ", ".join(f"{n} {a:.0f} to {b:.0f} %" for n, a, b in pairs)
+        for k, (name, color, scores) in enumerate(models):
+            values = scores.set_index("id")["iou"].reindex(rows["id"]).to_numpy()
+            places = np.arange(len(rows)) + (k - (len(models) - 1) / 2) * height
+            bars = ax.barh(places, np.nan_to_num(values), height, color=color, label=f"{name}: {_miou(scores)}")
+            ax.bar_label(bars, ["-" if np.isnan(v) else f"{v:.0f}" for v in values], fontsize=8, padding=3)
+        labels = [f"{name}  {percent(share)}" for name, share in zip(rows["name"], rows["share"], strict=True)]
+        ax.set(yticks=range(len(rows)), yticklabels=labels, xlim=(0, 108), xticks=range(0, 101, 20))
+        ax.set(xlabel="IoU, percent", ylim=(len(rows) - 0.4, -0.6))
+        more = f", the {limit} largest of {len(table)}" if len(table) > limit else ""
+        heading = f"{_miou(table)}. " if before is None else ""
+        ax.set_title(f"{heading}IoU of each class, with its share of the pixels{more}")
+        ax.spines[["top", "right"]].set_visible(False)
+        if before is not None:
+            figure.legend(loc="outside lower center", ncols=2)
+    figure.alt = f"IoU per class, {', '.join(f'{name} {_miou(scores)}' for name, _, scores in models)}: " + ", ".join(
+        f"{name} {value:.0f} %" for name, value in zip(rows["name"], rows["iou"], strict=True)
+    )
     return figure
+
+
+def _miou(table: pd.DataFrame) -> str:
+    return f"mIoU {table['iou'].mean():.0f} %"
 
 
 def uncertainty(
@@ -66,9 +84,7 @@ def uncertainty(
     entropy: np.ndarray,
     prediction: np.ndarray | None = None,
     truth: np.ndarray | None = None,
-    *,
-    theme: str = "light",
-) -> Picture:
+) -> Figure:
     """Where a model is unsure: confidence and entropy beside the image, and the errors if the truth is known.
 
     Args:
@@ -77,12 +93,11 @@ def uncertainty(
         entropy: `(H, W)` 0..1.
         prediction: class ids `(H, W)`.
         truth: class ids `(H, W)`, 255 = ignore.
-        theme: `"light"` or `"dark"`.
     """
     known = prediction is not None and truth is not None
     columns = 2 if known else 3
-    with style(theme):
-        figure = _new_figure([image] * (4 if known else 3), columns, 3, "")
+    with style():
+        figure = new_figure([image] * (4 if known else 3), columns, 3, "")
         axes = figure.subplots(2 if known else 1, columns, squeeze=False).ravel()
         draw_image(axes[0], image)
         axes[0].set_title("image")
@@ -100,9 +115,7 @@ def uncertainty(
     return figure
 
 
-def errors_by_confidence(
-    confidence: np.ndarray, prediction: np.ndarray, truth: np.ndarray, *, bins: int = 5, theme: str = "light"
-) -> Picture:
+def errors_by_confidence(confidence: np.ndarray, prediction: np.ndarray, truth: np.ndarray, *, bins: int = 5) -> Figure:
     """Part of the pixels that are wrong, by how confident the model was about them.
 
     Args:
@@ -110,7 +123,6 @@ def errors_by_confidence(
         prediction: class ids, same shape.
         truth: class ids, same shape, 255 = ignore.
         bins: number of bars; equally wide.
-        theme: `"light"` or `"dark"`.
     """
     judged = np.asarray(truth) != IGNORE
     wrong = (np.asarray(prediction) != np.asarray(truth))[judged]
@@ -118,8 +130,8 @@ def errors_by_confidence(
     counts = np.bincount(place, minlength=bins)
     rates = np.bincount(place, wrong, minlength=bins) / np.maximum(counts, 1)
     labels = [f"{i / bins:.1f} to {(i + 1) / bins:.1f}" for i in range(bins)]
-    with style(theme):
-        figure = Picture(figsize=(WIDTH, 2.9), dpi=DPI, layout="constrained")
+    with style():
+        figure = Figure(figsize=(WIDTH, 2.9), dpi=DPI, layout="constrained")
         ax = figure.subplots()
         bars = ax.bar(labels, rates, color=np.array(ERROR_COLOR) / 255)
         parts = counts / max(counts.sum(), 1)
@@ -130,113 +142,107 @@ def errors_by_confidence(
         ax.bar_label(bars, texts, fontsize=8.5, padding=2)
         ax.set(ylim=(0, 1.28), xlabel="confidence", ylabel="part that is wrong", yticks=[0, 0.5, 1])
         ax.spines[["top", "right"]].set_visible(False)
+        ax.spines["left"].set_bounds(0, 1)  # above it there is room for words only
     pairs = [f"{label}: {percent(rate)}" for label, rate, count in zip(labels, rates, counts, strict=True) if count]
     figure.alt = "Wrong pixels by confidence. " + ", ".join(pairs)
     return figure
 
 
-def query_grid(result: Any, limit: int = 8, *, columns: int = 4, theme: str = "light") -> Picture:
+def query_grid(result: Any, limit: int = 8, *, columns: int = 4) -> Figure:
     """The masks of the queries that own most, as lit parts of the image.
 
     Args:
         result: an `segment.Segmentation`.
         limit: at most this many queries.
-        columns: pictures per row.
-        theme: `"light"` or `"dark"`.
+        columns: images per row.
     """
     chosen = result.queries[:limit]
-    pictures = [spotlight(result.image, result.query_mask(query.index)) for query in chosen]
-    titles = [f"query {q.index}, owns {percent(q.share)}\n{_short(q.name)} {q.score:.2f}" for q in chosen]
-    figure = panels(pictures, titles, columns=columns, theme=theme)
-    return _small_titles(figure, "Queries: " + "; ".join(text.replace("\n", ", ") for text in titles))
+    images = [spotlight(result.image, result.query_mask(query.index)) for query in chosen]
+    titles = [f"query {q.index}, owns {percent(q.share)}\n{short(q.name)} {q.score:.2f}" for q in chosen]
+    figure = panels(images, titles, columns=columns)
+    return small_titles(figure, "Queries: " + "; ".join(text.replace("\n", ", ") for text in titles))
 
 
-def query_life(result: Any, query: int, *, columns: int | None = None, theme: str = "light") -> Picture:
+def query_life(result: Any, query: int, *, columns: int | None = None) -> Figure:
     """One query from the first prediction to the last: its mask, its class, and how sure it is.
 
     Args:
         result: an `segment.Segmentation` made with `layers=True`.
         query: its index.
-        columns: pictures per row; None takes 4 (4 predictions) or 5 (10 predictions).
-        theme: `"light"` or `"dark"`.
+        columns: images per row; None takes 4 (4 predictions) or 5 (10 predictions).
     """
-    pictures, titles = [], []
-    for i, layer in enumerate(result.layers):
-        name, score = _best_class(layer.class_logits[query])
-        pictures.append(spotlight(result.image, result.query_mask(query, i)))
-        titles.append(f"{_when(i)}\n{_short(name, 13)} {score:.2f}")
-    figure = panels(pictures, titles, columns=columns or (4 if len(pictures) <= 4 else 5), theme=theme)
-    return _small_titles(figure, f"Query {query}: " + "; ".join(text.replace("\n", ", ") for text in titles))
+    images, titles = [], []
+    for i in range(len(result.layers)):
+        name, score = _best_class(result, i, query)
+        images.append(spotlight(result.image, result.query_mask(query, i)))
+        titles.append(f"{_when(i)}\n{short(name, 13)} {score:.2f}")
+    figure = panels(images, titles, columns=columns or (4 if len(images) <= 4 else 5))
+    return small_titles(figure, f"Query {query}: " + "; ".join(text.replace("\n", ", ") for text in titles))
 
 
-def queries_by_layer(result: Any, limit: int = 4, *, columns: int = 4, theme: str = "light") -> Picture:
+def queries_by_layer(result: Any, limit: int = 4, *, columns: int = 4) -> Figure:
     """The queries that own most, one per row, after several decoder layers, from the first prediction to the last.
 
     Args:
         result: an `segment.Segmentation` made with `layers=True`.
         limit: number of queries.
         columns: number of predictions; evenly spread over those there are.
-        theme: `"light"` or `"dark"`.
     """
     chosen = result.queries[:limit]
     steps = sorted({round(i) for i in np.linspace(0, len(result.layers) - 1, columns)})
-    pictures, titles = [], []
+    images, titles = [], []
     for query in chosen:
         for i in steps:
-            name, score = _best_class(result.layers[i].class_logits[query.index])
-            pictures.append(spotlight(result.image, result.query_mask(query.index, i)))
-            titles.append(f"query {query.index}, {_when(i)}\n{_short(name)} {score:.2f}")
-    figure = panels(pictures, titles, columns=len(steps), theme=theme)
-    return _small_titles(figure, "; ".join(text.replace("\n", ", ") for text in titles))
+            name, score = _best_class(result, i, query.index)
+            images.append(spotlight(result.image, result.query_mask(query.index, i)))
+            titles.append(f"query {query.index}, {_when(i)}\n{short(name)} {score:.2f}")
+    figure = panels(images, titles, columns=len(steps))
+    return small_titles(figure, "; ".join(text.replace("\n", ", ") for text in titles))
 
 
-def attention(result: Any, query: int, *, columns: int = 3, theme: str = "light") -> Picture:
+def attention(result: Any, query: int, *, columns: int = 3) -> Figure:
     """Where each decoder layer let a query look: the lit cells, at the layer's own feature level.
 
     Args:
         result: an `segment.Segmentation` made with `layers=True`.
         query: its index.
-        columns: pictures per row.
-        theme: `"light"` or `"dark"`.
+        columns: images per row.
     """
-    pictures, titles = [], []
+    images, titles = [], []
     for layer in range(1, len(result.layers)):
         allowed = result.allowed(query, layer)
-        pictures.append(spotlight(result.image, allowed))
-        freed = " (mask was empty)" if result.layers[layer - 1].rescued[query] else ""
+        images.append(spotlight(result.image, allowed))
+        freed = " (mask empty here)" if result.layers[layer - 1].rescued[query] else ""
         cells = f"{allowed.shape[0]} x {allowed.shape[1]} cells"
         titles.append(f"layer {layer}: {cells},\n{percent(allowed.mean())} allowed{freed}")
-    figure = panels(pictures, titles, columns=columns, theme=theme)
-    return _small_titles(figure, f"Attention of query {query}: " + "; ".join(t.replace("\n", " ") for t in titles))
+    figure = panels(images, titles, columns=columns)
+    return small_titles(figure, f"Attention of query {query}: " + "; ".join(t.replace("\n", " ") for t in titles))
 
 
-def attention_narrowing(result: Any, limit: int = 14, *, theme: str = "light") -> Picture:
-    """Part of the picture that each query may look at, layer by layer; those that own at least 1 % in colour.
+def attention_narrowing(result: Any, limit: int = 10) -> Figure:
+    """Part of the image that each query may look at, layer by layer; those that own at least 1 % in colour.
 
     Args:
         result: an `segment.Segmentation` made with `layers=True`.
-        limit: at most this many in colour, the largest.
-        theme: `"light"` or `"dark"`.
+        limit: at most this many in colour, the largest; there are ten colours.
     """
     layers = range(1, len(result.layers))
     used = [query for query in result.queries if query.share >= 0.01][:limit]
-    with style(theme):
-        figure = Picture(figsize=(WIDTH, max(3.2, 0.6 + 0.2 * (len(used) + 1))), dpi=DPI, layout="constrained")
+    with style():
+        figure = Figure(figsize=(WIDTH, max(3.2, 0.9 + 0.22 * (len(used) + 1))), dpi=DPI, layout="constrained")
         ax = figure.subplots()
         for query in result.queries[::-1]:
             shares = [float(result.allowed(query.index, layer).mean()) for layer in layers]
             if query not in used:
-                ax.plot(layers, shares, color="0.6", lw=0.8, zorder=1)
+                ax.plot(layers, shares, color="0.5", lw=0.8, zorder=1)
                 continue
-            number = used.index(query)
-            text = f"{query.index}: {_short(query.name)}"
-            dash = ["-", "--", ":"][number // 10 % 3]
-            ax.plot(layers, shares, dash, marker="o", color=f"C{number % 10}", lw=2, label=text, zorder=2)
-        ax.set(xlabel="decoder layer", ylabel="part of the picture allowed", ylim=(0, 1.03), xticks=list(layers))
+            text = f"{query.index}: {short(query.name)}"
+            ax.plot(layers, shares, marker="o", color=f"C{used.index(query) % 10}", lw=2, label=text, zorder=2)
+        ax.set(xlabel="decoder layer", ylabel="part of the image allowed", ylim=(0, 1.03), xticks=list(layers))
         ax.spines[["top", "right"]].set_visible(False)
         handles, texts = ax.get_legend_handles_labels()
         if len(used) < len(result.queries):
-            handles.insert(0, Line2D([], [], color="0.6", lw=0.8))
+            handles.insert(0, Line2D([], [], color="0.5", lw=0.8))
             texts.insert(0, "the others")
         handles, texts = handles[::-1], texts[::-1]
         figure.legend(handles, texts, loc="outside right upper", fontsize=8.5, title="query: class", title_fontsize=8.5)
@@ -254,9 +260,9 @@ def before_after(
     truth: np.ndarray | None = None,
     *,
     names: Sequence[str] = ("before", "after"),
-    theme: str = "light",
-) -> Picture:
-    """Two predictions for one picture, and what changed: mended in blue, spoilt in vermilion.
+    palette: Palette | None = None,
+) -> Figure:
+    """Two predictions for one image, and what changed: corrected in blue, made worse in orange.
 
     Args:
         image: RGB, `(H, W, 3)` uint8.
@@ -264,7 +270,7 @@ def before_after(
         after: class ids `(H, W)`.
         truth: class ids `(H, W)`, 255 = ignore; None leaves out what changed.
         names: titles of the two predictions.
-        theme: `"light"` or `"dark"`.
+        palette: names and colours; None: ADE20K's.
     """
     shown, titles = [image, before, after], ["image", *names]
     if truth is not None:
@@ -272,47 +278,70 @@ def before_after(
             f"{n}: {percent(error_rate(p, truth))} wrong" for n, p in zip(names, (before, after), strict=True)
         ]
         shown.append(change_map(image, before, after, truth))
-        titles.append("blue: mended, vermilion: spoilt")
+        titles.append("blue: corrected, orange: made worse")
     heading = f"share of pixels: {names[0]} / {names[1]}"
-    return panels(shown, titles, columns=2 if truth is not None else 3, shares_of=heading, theme=theme)
+    columns = 2 if truth is not None else 3
+    return panels(shown, titles, columns=columns, shares_of=heading, palette=palette)
 
 
-def iou_bars(table: Any, other: Any = None, *, names: Sequence[str] = ("", ""), theme: str = "light") -> Picture:
-    """IoU per class in percent as bars, by falling area; with a second table, both side by side.
+def rgb_or_bgr(
+    image: np.ndarray, label_map: np.ndarray, class_id: int | None = None, palette: Palette | None = None
+) -> Figure:
+    """The right overlay beside the one that a BGR array in an RGB palette gives, and one pixel that proves it.
 
     Args:
-        table: `Evaluation.table`.
-        other: another model's table; classes are matched by id.
-        names: legend of the two.
-        theme: `"light"` or `"dark"`.
+        image: RGB, `(H, W, 3)` uint8.
+        label_map: class ids, `(H, W)`.
+        class_id: a class that is in the label map; the proof is a pixel of it. None takes `telltale_class`.
+        palette: names and colours; None: ADE20K's.
+
+    Returns: class map in RGB, the same with the channels swapped, and both pixels enlarged with their values.
     """
-    tables = [table] if other is None else [table, other]
-    ids = [int(i) for i in table["id"]]
-    labels = [_name(i) for i in ids]
-    rows = [np.array([dict(zip(t["id"], t["iou"], strict=True)).get(i, np.nan) for i in ids]) for t in tables]
-    with style(theme):
-        figure = Picture(figsize=(WIDTH, 0.9 + 0.27 * len(ids)), dpi=DPI, layout="constrained")
-        ax = figure.subplots()
-        height = 0.8 / len(rows)
-        colors = ["#0072b2"] if other is None else ["#8a8a8a", "#0072b2"]
-        for k, values in enumerate(rows):
-            places = np.arange(len(ids)) + (k - (len(rows) - 1) / 2) * height
-            bars = ax.barh(places, np.nan_to_num(values), height, color=colors[k], label=names[k] or None)
-            ax.bar_label(bars, ["-" if np.isnan(v) else f"{v:.0f}" for v in values], fontsize=8, padding=3)
-        ax.set(yticks=range(len(ids)), yticklabels=labels, xlim=(0, 108), xlabel="IoU, percent")
-        ax.invert_yaxis()
-        ax.margins(y=0.01)
-        ax.spines[["top", "right"]].set_visible(False)
-        if any(names):
-            figure.legend(loc="outside upper right", ncols=2, fontsize=9)
-    figure.alt = "IoU per class: " + ", ".join(f"{n} {v:.0f} %" for n, v in zip(labels, rows[-1], strict=True))
+    palette = palette or ade20k_palette()
+    class_id = telltale_class(label_map, palette) if class_id is None else class_id
+    region = np.asarray(label_map) == class_id
+    if not region.any():
+        raise ValueError(f"the label map has no pixel of class {class_id}; it has {np.unique(label_map)[:10].tolist()}")
+    row, column = (int(v) for v in deepest(region))
+    right = palette.colorize(label_map)
+    wrong = right[..., ::-1].copy()
+    name = palette.names[class_id]
+    shown = [image, right, wrong]
+    titles = ["image", "class map, RGB: right", "channels swapped: wrong"]
+    with style():
+        figure = Figure(figsize=(WIDTH, 4.3), dpi=DPI, layout="constrained")
+        axes = figure.subplots(2, 3, height_ratios=[3, 1])
+        for ax, array, text in zip(axes[0], shown, titles, strict=True):
+            draw_image(ax, array)
+            ax.set_title(text)
+            ax.plot(column, row, "o", ms=13, mfc="none", mec="white", mew=3.5)
+            ax.plot(column, row, "o", ms=13, mfc="none", mec="black", mew=1.5)
+        axes[1, 0].text(
+            0.5, 0.5, f"the circled pixel\nis {name}", ha="center", va="center", transform=axes[1, 0].transAxes
+        )
+        axes[1, 0].set_axis_off()
+        for ax, array in zip(axes[1, 1:], (right, wrong), strict=True):
+            draw_image(ax, array[row : row + 1, column : column + 1])
+            ax.set_title(str(tuple(array[row, column].tolist())), fontweight="normal", y=-0.32)
+            ax.set_aspect("auto")
+    values = " and ".join(str(tuple(a[row, column].tolist())) for a in (right, wrong))
+    figure.alt = f"One pixel of {name} in the class map: RGB and with swapped channels, {values}"
     return figure
 
 
-def _best_class(class_logits: Any) -> tuple[str, float]:
-    """Name and probability of the best class of one query, "no object" left out; `class_logits` `(K + 1,)` tensor."""
-    score, best = class_logits.softmax(-1)[:-1].max(-1)
-    return ade20k_palette().names[int(best)], float(score)
+def telltale_class(label_map: np.ndarray, palette: Palette | None = None) -> int:
+    """The class present whose colour suffers most when red and blue are swapped; person wherever it is present."""
+    entries = [entry for entry in legend_entries(label_map, palette) if entry.id != IGNORE]
+    if not entries:
+        raise ValueError("the label map holds nothing but ignore (255)")
+    visible = [entry for entry in entries if entry.share >= 0.005] or entries
+    return max(visible, key=lambda entry: (entry.name == "person", abs(entry.color[0] - entry.color[2]))).id
+
+
+def _best_class(result: Any, layer: int, query: int) -> tuple[str, float]:
+    """Name and probability of the best class of one query after a layer, "no object" left out."""
+    score, best = result.layers[layer].class_logits[query].softmax(-1)[:-1].max(-1)  # (K + 1,) -> (K,) -> one
+    return result.palette.names[int(best)], float(score)
 
 
 def _when(prediction: int) -> str:

@@ -1,10 +1,10 @@
-"""From a picture to a class map with a trained Mask2Former, and a look at every step between. Taught in notebook 05.
+"""From an image to a label map with a trained Mask2Former, and a look at every step between. Taught in notebook 05.
 
 `segment` gives what mmseg's `inference_model` gives, pixel for pixel (`mmseg/apis/inference.py`, mmseg 1.2.2), with
-three differences: it takes RGB (a path, a PIL picture or an array) and never BGR; it changes nothing in the model or
-its config; and at the picture's own size it holds the scores of a few classes at a time, where mmseg holds all 150.
+three differences: it takes RGB (a path, a PIL image or an array) and never BGR; it changes nothing in the model or its
+config; and at a large image's own size it holds the scores of one class at a time, where mmseg holds all of them.
 
-Shape letters: Q queries, K classes, H W the picture's own size, h w the size the network worked on.
+Shape letters: B batch, Q queries, K classes, L tokens, H W the image's own size, h w the size the network worked on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ from tqdm.auto import tqdm
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
 from m2f_helpers.images import list_images, read_image
-from m2f_helpers.inference.upsampling import upsample, upsampled_argmax
-from m2f_helpers.palette import ade20k_palette
+from m2f_helpers.inference.lean import lean_model
+from m2f_helpers.inference.upsampling import upsample, upsampled_argmax, winning_scores
+from m2f_helpers.palette import Palette, ade20k_palette, palette_of
+from m2f_helpers.plotting import count_ids
 from m2f_helpers.quiet import one_line
 
 LONGEST = 2048  # input side up to which a test pipeline without a Resize step is left alone
@@ -68,11 +70,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A segmented picture. Arrays are at the picture's own size (after EXIF orientation).
+    """A segmented image. Arrays are at the image's own size (after EXIF orientation).
 
-    `image` RGB `(H, W, 3)` uint8; `label_map` `(H, W)` uint8 class ids 0..149; `confidence` `(H, W)` float32 0..1, the
+    `image` RGB `(H, W, 3)` uint8; `label_map` `(H, W)` uint8 class ids 0..K-1; `confidence` `(H, W)` float32 0..1, the
     winner's part of the sum of all class scores; `class_logits` `(Q, K + 1)` and `mask_logits` `(Q, h / 4, w / 4)`
-    float32, the last prediction; `layers` all predictions, if they were asked for.
+    float32, the last prediction; `layers` all predictions, if they were asked for; `palette` the model's classes.
     """
 
     image: np.ndarray
@@ -83,46 +85,46 @@ class Segmentation:
     geometry: Geometry
     layers: tuple[LayerPrediction, ...] = ()
     source: str = "array"
+    palette: Palette = field(default_factory=ade20k_palette, repr=False)
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """Classes by falling area: `id`, `name`, `share` (0..1) and mean `confidence` (0..1)."""
-        counts = np.bincount(self.label_map.ravel(), minlength=256)
-        sums = np.bincount(self.label_map.ravel(), self.confidence.ravel(), minlength=256)
+        counts = count_ids(self.label_map)
         ids = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-        names = ade20k_palette().names
-        return pd.DataFrame(
-            {
-                "id": ids,
-                "name": [names[i] for i in ids],
-                "share": counts[ids] / counts.sum(),
-                "confidence": sums[ids] / counts[ids],
-            }
-        )
+        columns = {
+            "id": ids,
+            "name": [self.palette.names[i] for i in ids],
+            "share": counts[ids] / counts.sum(),
+            "confidence": [float(self.confidence[self.label_map == i].mean()) for i in ids],
+        }
+        return pd.DataFrame(columns)
 
     @cached_property
     def scores(self) -> Tensor:
         """Class scores at the network's size, `(K, h, w)` float32; computed again from the logits when first asked."""
-        scores = class_scores(self.class_logits[None], self.mask_logits[None], self.geometry.padded)
-        return scores[0, :, self.geometry.rows, self.geometry.columns]
+        scores = class_scores(self.class_logits[None], self.mask_logits[None], self.geometry.padded)  # (1, K, h, w)
+        return self.geometry.inner(scores)[0]  # (K, h, w), padding cut away
 
     @cached_property
     def entropy(self) -> np.ndarray:
         """How undecided the pixel is, `(H, W)` float32: 0 one class has all the score, 1 all classes have the same."""
-        return upsample(_entropy(self.scores)[None, None], self.geometry.picture)[0, 0].numpy()
+        small = _entropy(self.scores)  # (h, w)
+        return upsample(small[None, None], self.geometry.image)[0, 0].numpy()  # (1, 1, h, w) -> (H, W)
 
     @cached_property
     def owner(self) -> np.ndarray:
         """The query that adds most to the winning class, `(h, w)` int16 at the network's size."""
-        return _owner(self.class_logits, self.mask_logits, self.scores.argmax(0), self.geometry).numpy()
+        winners = self.scores.argmax(0)  # (K, h, w) -> (h, w)
+        return _owner(self.class_logits, self.mask_logits, winners, self.geometry).numpy()
 
     @cached_property
     def queries(self) -> list[Query]:
         """All queries, the one that owns most first."""
-        probabilities = self.class_logits.softmax(-1)
-        score, ids = probabilities[:, :-1].max(-1)
-        shares = np.bincount(self.owner.ravel(), minlength=len(ids)) / self.owner.size
-        names = ade20k_palette().names
+        probabilities = self.class_logits.softmax(-1)  # (Q, K + 1)
+        score, ids = probabilities[:, :-1].max(-1)  # both (Q,)
+        shares = np.bincount(self.owner.ravel(), minlength=len(ids)) / self.owner.size  # (Q,)
+        names = self.palette.names
         found = [
             Query(q, int(ids[q]), names[int(ids[q])], float(score[q]), float(probabilities[q, -1]), float(shares[q]))
             for q in range(len(ids))
@@ -134,24 +136,25 @@ class Segmentation:
         """The queries that own at least one pixel."""
         return [query for query in self.queries if query.share > 0]
 
-    def query_mask(self, query: int, layer: int = -1) -> np.ndarray:
-        """One query's mask at the picture's own size, `(H, W)` float32 probabilities.
+    def query_mask(self, query: int, layer: int = -1, size: Sequence[int] | None = None) -> np.ndarray:
+        """One query's mask, `(H, W)` float32 probabilities.
 
         Args:
             query: 0..Q-1.
             layer: which prediction; -1 is the last and needs no `layers`.
+            size: `[H, W]` of the result; None: the image's own.
         """
         if not 0 <= query < len(self.mask_logits):
             raise ValueError(f"expected a query 0..{len(self.mask_logits) - 1}, got {query}")
         logits = self.mask_logits if layer == -1 else self._layer(layer).mask_logits
-        return self.geometry.to_picture(logits[query]).sigmoid().numpy()
+        return self.geometry.to_image(logits[query], size).sigmoid().numpy()  # (h / 4, w / 4) -> (H, W)
 
     def allowed(self, query: int, layer: int) -> np.ndarray:
         """Where decoder layer `layer` (1..L) let the query look, `(rows, columns)` bool at that feature level."""
         mask = self._layer(layer - 1).allowed if layer >= 1 else None
         if mask is None:
             raise ValueError(f"expected a decoder layer 1..{len(self.layers) - 1}, got {layer}")
-        return mask[query].numpy()
+        return mask[query].numpy()  # (Q, rows, columns) -> (rows, columns)
 
     def _layer(self, index: int) -> LayerPrediction:
         if not self.layers:
@@ -163,39 +166,44 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How the network's maps lie on the picture. Sizes are `[H, W]`.
+    """How the network's maps lie on the image. Sizes are `[H, W]`.
 
-    `padded` is the input's size with padding, `inner` without it (rows top to bottom, columns left to right as slices),
-    `picture` the picture's own size.
+    `padded` is the input's size with padding; `rows` (top to bottom) and `columns` (left to right) are the slices of it
+    without padding; `image` is the image's own size.
     """
 
     padded: tuple[int, int]
     rows: slice
     columns: slice
-    picture: tuple[int, int]
+    image: tuple[int, int]
 
-    def to_picture(self, maps: Tensor) -> Tensor:
-        """Resize logits `(h / 4, w / 4)` to the picture `(H, W)`, by way of the padded input, as mmseg does."""
-        padded = F.interpolate(maps[None, None].float(), self.padded, mode="bilinear", align_corners=False)
-        return upsample(padded[..., self.rows, self.columns], self.picture)[0, 0]
+    def inner(self, maps: Tensor) -> Tensor:
+        """Cut the padding away: `(..., *padded)` -> `(..., h, w)`."""
+        return maps[..., self.rows, self.columns]
+
+    def to_image(self, maps: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Resize logits `(h / 4, w / 4)` to the image `(H, W)`, by way of the padded input, as mmseg does."""
+        padded = upsample(maps[None, None].float(), self.padded)  # (1, 1, h / 4, w / 4) -> (1, 1, *padded)
+        return upsample(self.inner(padded), size or self.image)[0, 0]  # (1, 1, h, w) -> (H, W)
 
 
-def segment(model: Any, image: Any, *, layers: bool = False) -> Segmentation | list[Segmentation]:
-    """Segment a picture, or all pictures of a folder.
+def segment(model: Any, image: Any, *, layers: bool = False, engine: str = "lean") -> Segmentation | list[Segmentation]:
+    """Segment an image, or all images of a folder.
 
     Args:
         model: from `load`, or from mmseg's `init_model`.
-        image: path, PIL picture, RGB array (see `images.read_image`), or a folder of pictures.
+        image: path, PIL image, RGB array (see `images.read_image`), or a folder of images.
         layers: keep the prediction after every decoder layer and the attention each layer was allowed.
+        engine: `"lean"` computes the same in less time with `scratch.model` (see `inference.lean`), unless layers are
+            asked for or the model is not a plain Mask2Former; `"mmseg"` runs the model itself.
 
     Returns: a `Segmentation`; for a folder a list of them, by file name. A file that cannot be read is warned about.
     Raises: FileNotFoundError or ValueError: one sentence with the file and the fix.
     """
     if isinstance(image, (str, os.PathLike)) and Path(image).is_dir():
-        return _segment_folder(model, Path(image), layers)
-    picture = read_image(image)
+        return _segment_folder(model, Path(image), layers, engine)
     source = str(image) if isinstance(image, (str, os.PathLike)) else "array"
-    return segment_array(model, picture, source, layers)
+    return segment_array(model, read_image(image), source, layers, engine)
 
 
 def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -210,45 +218,60 @@ def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int])
 
     Returns: `(B, K, H, W)`, 0..Q; not a probability: the classes of a pixel need not add up to 1.
     """
-    masks = F.interpolate(mask_logits, size=tuple(size), mode="bilinear", align_corners=False).sigmoid()
+    masks = F.interpolate(mask_logits, size=tuple(size), mode="bilinear", align_corners=False)  # (B, Q, H, W)
+    masks = masks.sigmoid_()  # in place: the largest array there is
     probabilities = class_logits.softmax(-1)[..., :-1]  # (B, Q, K): "no object" belongs to no pixel
-    return torch.einsum("bqc,bqhw->bchw", probabilities, masks)
+    return torch.einsum("bqk,bqhw->bkhw", probabilities, masks)  # the queries are summed up: (B, K, H, W)
 
 
 # ---------------------------------------------------------------------------------------------------------- segment
 
 
 @torch.no_grad()
-def segment_array(model: Any, image: np.ndarray, source: str, layers: bool) -> Segmentation:
+def segment_array(
+    model: Any, image: np.ndarray, source: str, layers: bool = False, engine: str = "lean"
+) -> Segmentation:
     """Segment an RGB array `(H, W, 3)` uint8; `source` names it in messages."""
+    if engine not in ("lean", "mmseg"):
+        raise ValueError(f"expected the engine 'lean' or 'mmseg', got {engine!r}")
     inputs, samples = _prepare(model, image, source)
-    with _watch_attention(model.decode_head, layers) as seen:
-        class_logits, mask_logits = model.decode_head(model.extract_feat(inputs), samples)
+    lean = None if layers or engine == "mmseg" else lean_model(model)
+    with _watch_attention(model.decode_head, layers) as seen:  # both results are lists, one entry per prediction
+        if lean is None:
+            class_logits, mask_logits = model.decode_head(model.extract_feat(inputs), samples)
+        else:
+            class_logits, mask_logits = zip(*lean(inputs, every=False), strict=True)
     if not torch.isfinite(class_logits[-1]).all() or not torch.isfinite(mask_logits[-1]).all():
         raise ValueError(
             f"{source}: the model's scores are not finite numbers, so its weights are damaged; load others"
         )
     geometry = _geometry(samples[0].metainfo, image.shape[:2])
-    scores = class_scores(class_logits[-1], mask_logits[-1], geometry.padded)[..., geometry.rows, geometry.columns]
-    label_map, best = upsampled_argmax(scores, geometry.picture)
-    total = upsample(scores.sum(1, keepdim=True), geometry.picture)[0, 0]
+    if lean is None:
+        scores = class_scores(class_logits[-1], mask_logits[-1], geometry.padded)  # (1, K, *padded)
+        total, ids = scores.sum(1, keepdim=True), None
+    else:
+        scores, total, ids = winning_scores(class_logits[-1], mask_logits[-1], geometry.padded)
+    label_map, best = upsampled_argmax(geometry.inner(scores), geometry.image)  # (1, n, h, w) -> both (H, W)
+    label_map = label_map if ids is None else ids.to(torch.uint8)[label_map.long()]
+    total = upsample(geometry.inner(total), geometry.image)[0, 0]  # (1, 1, h, w) -> (H, W)
     return Segmentation(
         image=image,
         label_map=label_map.cpu().numpy(),
-        confidence=(best / total.clamp_min(1e-12)).clamp_(0, 1).cpu().numpy(),
-        class_logits=class_logits[-1][0].cpu(),
-        mask_logits=mask_logits[-1][0].cpu(),
+        confidence=best.div_(total.clamp_min_(1e-12)).clamp_(0, 1).cpu().numpy(),
+        class_logits=class_logits[-1][0].cpu(),  # (1, Q, K + 1) -> (Q, K + 1)
+        mask_logits=mask_logits[-1][0].cpu(),  # (1, Q, h / 4, w / 4) -> (Q, h / 4, w / 4)
         geometry=geometry,
         layers=_layers(class_logits, mask_logits, seen) if layers else (),
         source=source,
+        palette=palette_of(model),
     )
 
 
 def _entropy(scores: Tensor) -> Tensor:
     """Entropy of the class scores `(K, h, w)`, divided by its largest possible value: `(h, w)`, 0..1."""
-    total = scores.sum(0).clamp_min(1e-12)
+    total = scores.sum(0).clamp_min(1e-12)  # (K, h, w) -> (h, w)
     result = torch.zeros_like(total)
-    for score in scores:  # one class at a time: no second array of this size
+    for score in scores:  # one class (h, w) at a time: no second array of this size
         part = score / total
         result -= torch.xlogy(part, part)
     return (result / np.log(len(scores))).clamp_(0, 1)
@@ -256,12 +279,13 @@ def _entropy(scores: Tensor) -> Tensor:
 
 def _owner(class_logits: Tensor, mask_logits: Tensor, labels: Tensor, geometry: Geometry) -> Tensor:
     """The query that adds most to the winning class of each pixel: `(h, w)` int16."""
-    probabilities = class_logits.softmax(-1)
+    probabilities = class_logits.softmax(-1)  # (Q, K + 1)
     best = torch.full(labels.shape, -1.0, device=labels.device)
     owner = torch.zeros(labels.shape, dtype=torch.int16, device=labels.device)
-    for q, logits in enumerate(mask_logits):
-        padded = F.interpolate(logits[None, None], geometry.padded, mode="bilinear", align_corners=False)
-        added = probabilities[q][labels] * padded[0, 0, geometry.rows, geometry.columns].sigmoid()
+    for q, logits in enumerate(mask_logits):  # logits (h / 4, w / 4)
+        padded = upsample(logits[None, None], geometry.padded)  # (1, 1, *padded)
+        mask = geometry.inner(padded)[0, 0].sigmoid()  # (h, w)
+        added = probabilities[q][labels] * mask  # (K + 1,) looked up at each pixel's winner: (h, w)
         better = added > best
         torch.maximum(best, added, out=best)
         owner.masked_fill_(better, q)
@@ -275,22 +299,27 @@ def _layers(class_logits: list[Tensor], mask_logits: list[Tensor], seen: list[Te
         allowed = rescued = None
         if i < len(seen):
             allowed, rescued = _allowed(seen[i], masks)
-        result.append(LayerPrediction(classes[0].cpu(), masks[0].cpu(), allowed, rescued))
+        result.append(LayerPrediction(classes[0].cpu(), masks[0].cpu(), allowed, rescued))  # batch of 1 dropped
     return tuple(result)
 
 
 def _allowed(blocked: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """`attn_mask` `(heads, Q, tokens)`, True = blocked, as maps `(Q, rows, columns)`, True = allowed."""
+    """`attn_mask` `(heads, Q, L)`, True = blocked, as maps `(Q, rows, columns)`, True = allowed; and who was rescued.
+
+    The mask does not tell the shape of its feature level; its L tokens are the mask logits' `h / 4 * w / 4` cells,
+    made coarser by the same factor in both directions.
+    """
     tokens, (height, width) = blocked.shape[-1], mask_logits.shape[-2:]
-    factor = round((height * width / tokens) ** 0.5)
-    allowed = ~blocked[0].reshape(-1, -(-height // factor), -(-width // factor))
-    resized = upsample(mask_logits, allowed.shape[-2:])[0].flatten(1)
-    return allowed.cpu(), (resized.sigmoid() < 0.5).all(-1).cpu()
+    factor = round((height * width / tokens) ** 0.5)  # 2, 4 or 8
+    rows, columns = -(-height // factor), -(-width // factor)  # rounded up, as a convolution with stride 2 does
+    allowed = ~blocked[0].reshape(-1, rows, columns)  # all heads have one mask: (Q, L) -> (Q, rows, columns)
+    resized = upsample(mask_logits, [rows, columns])[0].flatten(1)  # (1, Q, h / 4, w / 4) -> (Q, L)
+    return allowed.cpu(), (resized.sigmoid() < 0.5).all(-1).cpu()  # (Q, L) -> (Q,)
 
 
 @contextmanager
 def _watch_attention(head: Any, wanted: bool) -> Iterator[list[Tensor]]:
-    """Collect the attention mask that each decoder layer is given: `(B * heads, Q, tokens)` bool, True = blocked."""
+    """Collect the attention mask that each decoder layer is given: `(B * heads, Q, L)` bool, True = blocked."""
     seen: list[Tensor] = []
 
     def note(module: Any, args: tuple, kwargs: dict) -> None:
@@ -313,15 +342,15 @@ def _prepare(model: Any, image: np.ndarray, source: str) -> tuple[Tensor, list[A
         raise ValueError(f"expected a config with test_cfg mode 'whole', got {model.test_cfg['mode']!r}")
     pipeline = Compose(_test_pipeline(model.cfg, image.shape[:2]))
     try:
-        packed = pipeline({"img": np.ascontiguousarray(image[..., ::-1])})  # mmseg's pipelines work on BGR
+        packed = pipeline({"img": np.ascontiguousarray(image[..., ::-1])})  # mmseg's pipelines want (H, W, 3) BGR
     except Exception as error:
         size = f"{image.shape[0]} x {image.shape[1]}"
         raise ValueError(
-            f"{source}: the test pipeline cannot take a picture of {size} pixels: {one_line(error)}"
+            f"{source}: the test pipeline cannot take an image of {size} pixels: {one_line(error)}"
         ) from error
     data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
     data = model.data_preprocessor(data, training=False)
-    return data["inputs"], data["data_samples"]
+    return data["inputs"], data["data_samples"]  # (1, 3, h, w), padded to a multiple of the size divisor
 
 
 def _test_pipeline(config: Any, size: Sequence[int]) -> list[dict]:
@@ -333,32 +362,36 @@ def _test_pipeline(config: Any, size: Sequence[int]) -> list[dict]:
     return steps
 
 
-def _geometry(meta: dict, picture: Sequence[int]) -> Geometry:
+def _geometry(meta: dict, size: Sequence[int]) -> Geometry:
     padded = tuple(meta.get("pad_shape", meta["img_shape"])[:2])
     left, right, top, bottom = meta.get("img_padding_size", meta.get("padding_size", [0] * 4))
     rows, columns = slice(top, padded[0] - bottom), slice(left, padded[1] - right)
-    return Geometry(padded, rows, columns, tuple(picture[:2]))
+    return Geometry(padded, rows, columns, tuple(size[:2]))
 
 
-def _segment_folder(model: Any, folder: Path, layers: bool) -> list[Segmentation]:
+def _segment_folder(model: Any, folder: Path, layers: bool, engine: str) -> list[Segmentation]:
     results = []
-    for path, result in segment_each(model, list_images(folder), layers):
+    for path, result in segment_each(model, list_images(folder), layers, engine=engine):
         if isinstance(result, Segmentation):
             results.append(result)
         else:
             warnings.warn(f"left out {path.name}: {result}", UserWarning, stacklevel=3)
     if not results:
-        raise ValueError(f"none of the pictures in {folder} could be read")
+        raise ValueError(f"none of the images in {folder} could be read")
     return results
 
 
 def segment_each(
-    model: Any, paths: Sequence[Path], layers: bool = False, progress: bool | None = None
+    model: Any, paths: Sequence[Path], layers: bool = False, progress: bool | None = None, engine: str = "lean"
 ) -> Iterator[tuple[Path, Segmentation | Exception]]:
-    """Segment one file after another; what cannot be read comes back as the error."""
+    """Segment one file after another; what cannot be read, or is too large, comes back as the error."""
     hide = len(paths) < 4 if progress is None else not progress
-    for path in tqdm(paths, desc="segment", unit="picture", disable=hide, leave=False):
+    for path in tqdm(paths, desc="segment", unit="image", disable=hide, leave=False):
         try:
-            yield path, segment_array(model, read_image(path), str(path), layers)
+            yield path, segment_array(model, read_image(path), str(path), layers, engine)
         except (ValueError, OSError) as error:
             yield path, error
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            yield path, ValueError(f"{path} needs more memory than there is: shrink it")

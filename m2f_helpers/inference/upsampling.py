@@ -10,65 +10,98 @@ from torch import Tensor
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
 
-WHOLE = (
-    200_000_000  # up to so many class scores (1.3 megapixels x 150) the picture's own size is done in one go, as mmseg
-)
-CHUNK = 24_000_000  # beyond that, so many at a time
+WHOLE = 200_000_000  # up to so many scores at the image's own size (1.3 megapixels x 150) all are held, as in mmseg
 
 
-def upsampled_argmax(
-    scores: Tensor, size: Sequence[int], whole: int = WHOLE, chunk: int = CHUNK
-) -> tuple[Tensor, Tensor]:
+def upsampled_argmax(scores: Tensor, size: Sequence[int], whole: int = WHOLE) -> tuple[Tensor, Tensor]:
     """`F.interpolate(scores, size, mode="bilinear").max(1)`; for large sizes in a fraction of the memory.
 
     Bilinear interpolation stays between the four pixels around it. So a class that is beaten by one other class in all
-    four corners of every cell cannot win anywhere: it is not interpolated at all. The rest is done a few classes at a
-    time, with a running best.
+    four corners of every cell cannot win anywhere: it is not interpolated at all. The rest is done one class at a time,
+    with a running best.
 
     Args:
         scores: `(1, K, h, w)` float.
         size: `[H, W]` of the result.
         whole: up to this many scores at size `[H, W]` everything is done at once: bit for bit what mmseg does. Beyond,
             the same up to the order of rounding: a pixel can differ where two classes are equal to seven digits.
-        chunk: beyond `whole`, scores held at size `[H, W]` at a time.
 
     Returns: winner `(H, W)` uint8 (the lowest id on a tie, as `argmax`), and its score `(H, W)` float.
     """
     size = tuple(size)
-    pixels = size[0] * size[1]
-    if scores.shape[1] * pixels <= whole:
-        best, winner = upsample(scores, size)[0].max(0)
+    if scores.shape[1] * size[0] * size[1] <= whole:
+        best, winner = upsample(scores, size)[0].max(0)  # (1, K, h, w) -> (K, H, W) -> (H, W)
         return winner.to(torch.uint8), best
-    ids = _possible_winners(scores[0])
     winner = torch.zeros(size, dtype=torch.uint8, device=scores.device)
     best = torch.full(size, -torch.inf, device=scores.device)
-    for part in ids.split(max(1, chunk // pixels)):
-        value, local = upsample(scores[:, part], size)[0].max(0)
-        winner = torch.where(value > best, part[local].to(torch.uint8), winner)
+    for class_id in _possible_winners(scores[0]).tolist():  # ascending, so that on a tie the lowest id stays
+        value = upsample(scores[:, class_id : class_id + 1], size)[0, 0]  # (1, 1, h, w) -> (H, W)
+        winner.masked_fill_(value > best, class_id)
         torch.maximum(best, value, out=best)
     return winner, best
 
 
+def winning_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """`class_scores` of the classes that can win somewhere, and the sum over all classes.
+
+    Args:
+        class_logits: `(1, Q, K + 1)`, the last column "no object".
+        mask_logits: `(1, Q, h, w)`, at a quarter of `size`.
+        size: `[H, W]`, the padded input.
+
+    Returns: scores `(1, n, H, W)`, their sum over all K `(1, 1, H, W)`, and the n class ids, ascending.
+    """
+    probabilities = class_logits.softmax(-1)[..., :-1]  # (1, Q, K)
+    ids = _possible_classes(probabilities[0], mask_logits[0])
+    votes = torch.cat((probabilities[..., ids], probabilities.sum(-1, keepdim=True)), -1)  # (1, Q, n + 1)
+    masks = upsample(mask_logits, size).sigmoid_()  # (1, Q, H, W), in place: the largest array there is
+    scores = torch.einsum("bqk,bqhw->bkhw", votes, masks)
+    return scores[:, :-1], scores[:, -1:], ids
+
+
+def _possible_classes(probabilities: Tensor, mask_logits: Tensor) -> Tensor:
+    """Ids, ascending, of the classes that could win after the masks `(Q, h, w)` are upsampled, from `(Q, K)`.
+
+    A pixel at four times the size lies between four of the masks' pixels, and resizing once more mixes two of its
+    neighbours: all that goes into one pixel of the result lies in a square of 3 x 3. In there a mask is at least its
+    smallest and at most its largest pixel, and so is every sum of masks. Squares of 4 x 4, two apart, hold them all.
+    """
+    if min(mask_logits.shape[1:]) < 4:
+        return torch.arange(probabilities.shape[1], device=probabilities.device)
+    masks = mask_logits.sigmoid()
+    most = F.max_pool2d(masks, 4, 2, ceil_mode=True).flatten(1)  # (Q, squares)
+    least = -F.max_pool2d(-masks, 4, 2, ceil_mode=True).flatten(1)
+    floor = (probabilities.T @ least).amax(0)  # (K, squares) -> (squares,): what the safest class has all over a square
+    return ((probabilities.T @ most) >= floor - 1e-5 * floor - 1e-7).any(1).nonzero()[:, 0]
+
+
 def _possible_winners(scores: Tensor) -> Tensor:
-    """Ids, ascending, of the classes of `(K, h, w)` that some bilinear interpolation could let win."""
-    leaders = scores.argmax(0).unique()
-    floor = _cells(scores[leaders], torch.minimum).amax(0)  # what the best of the leaders has everywhere in a cell
+    """Ids, ascending, of the classes of `(K, h, w)` that some bilinear interpolation could let win.
+
+    A cell is the square between four neighbouring pixels. Inside it a class is at least the smallest and at most the
+    largest of its four corners. A class whose largest corner is below another class's smallest one loses there.
+    """
+    leaders = scores.argmax(0).unique()  # (K, h, w) -> (h, w) -> ids of the classes that win at some pixel
+    lowest = _corners(scores[leaders], torch.minimum)  # (leaders, h - 1, w - 1): what each leader has all over a cell
+    floor = lowest.amax(0)  # (h - 1, w - 1): what has to be reached in each cell to win there
     floor = floor - 1e-5 * floor.abs() - 1e-7  # interpolation rounds
-    ids = (scores.amax((1, 2)) >= floor.min()).nonzero()[:, 0]
-    if len(ids) > 1.5 * len(leaders):
-        ids = ids[[bool((_cells(scores[i : i + 1], torch.maximum)[0] >= floor).any()) for i in ids.tolist()]]
+    # A cheap test first: a class whose best pixel anywhere is below the lowest floor wins nowhere.
+    ids = (scores.amax((1, 2)) >= floor.min()).nonzero()[:, 0]  # (K, h, w) -> (K,) -> (ids,)
+    if len(ids) > 1.5 * len(leaders):  # the exact test, cell by cell, pays only if it can spare many classes
+        # _corners of one class: (1, h, w) -> (1, h - 1, w - 1); kept if it reaches the floor in at least one cell
+        ids = ids[[bool((_corners(scores[i : i + 1], torch.maximum)[0] >= floor).any()) for i in ids.tolist()]]
     return ids
 
 
-def _cells(maps: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def _corners(maps: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Minimum or maximum over the four corners of each cell: `(K, h, w)` -> `(K, h - 1, w - 1)`, at least 1."""
     if maps.shape[1] > 1:
-        maps = combine(maps[:, :-1], maps[:, 1:])
+        maps = combine(maps[:, :-1], maps[:, 1:])  # upper and lower neighbour: (K, h - 1, w)
     if maps.shape[2] > 1:
-        maps = combine(maps[:, :, :-1], maps[:, :, 1:])
+        maps = combine(maps[:, :, :-1], maps[:, :, 1:])  # left and right neighbour: (K, h - 1, w - 1)
     return maps
 
 
 def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Resize `(B, K, h, w)` to `[H, W]` bilinearly, as mmseg does."""
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)  # (B, K, H, W)

@@ -31,7 +31,7 @@ class Explorer:
     A front end that knows widgets shows the widget; any other finds the twin's PNG in the same output.
     """
 
-    def __init__(self, view: ipw.DOMWidget, static: plotting.Picture, **controls: ipw.Widget):
+    def __init__(self, view: ipw.DOMWidget, static: plotting.Figure, **controls: ipw.Widget):
         self.view, self.static = view, static
         self.controls = controls
 

@@ -46,6 +46,7 @@ OTHERS = [  # as in pyproject.toml, one to a line there
     "click",
     "pooch",
     "colorcet",
+    "filelock",
     "psutil",
     "pygments",
     "ipywidgets",

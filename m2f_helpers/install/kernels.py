@@ -166,21 +166,33 @@ def _forward(begin, end, sizes, value, locations, weights, out):
             for n in range(levels):
                 h, w = sizes[n, 0], sizes[n, 1]
                 for p in range(points):
-                    x = locations[b, q, m, n, p, 0] * w - 0.5  # in pixels; 0 is the middle of the first
-                    y = locations[b, q, m, n, p, 1] * h - 0.5
-                    if x > -1 and y > -1 and x < w and y < h:
-                        left, top = int(np.floor(x)), int(np.floor(y))
-                        fx, fy = x - left, y - top
+                    x = locations[b, q, m, n, p, 0] * real(w) - real(0.5)  # in pixels, 0 = middle of the first
+                    y = locations[b, q, m, n, p, 1] * real(h) - real(0.5)
+                    weight = weights[b, q, m, n, p]
+                    if x >= 0 and y >= 0 and x < w - 1 and y < h - 1:  # nearly always: all four corners lie inside
+                        left, top = int(x), int(y)
+                        fx, fy = x - real(left), y - real(top)
+                        above, below = weight * (real(1) - fy), weight * fy
+                        part0, part1 = above * (real(1) - fx), above * fx
+                        part2, part3 = below * (real(1) - fx), below * fx
+                        at = start + top * w + left
+                        tokens0, tokens1 = value[b, at, m], value[b, at + 1, m]
+                        tokens2, tokens3 = value[b, at + w, m], value[b, at + w + 1, m]
+                        for k in range(width):
+                            total[k] += (
+                                part0 * tokens0[k] + part1 * tokens1[k] + part2 * tokens2[k] + part3 * tokens3[k]
+                            )
+                    elif x > -1 and y > -1 and x < w and y < h:
+                        left, top = int(x + real(1)) - 1, int(y + real(1)) - 1
+                        fx, fy = x - real(left), y - real(top)
                         for corner in range(4):
                             column, row = left + corner % 2, top + corner // 2
                             if 0 <= column < w and 0 <= row < h:
-                                part = weights[b, q, m, n, p]
-                                part *= fx if corner % 2 else 1 - fx
-                                part *= fy if corner // 2 else 1 - fy
+                                part = weight * (fx if corner % 2 else real(1) - fx)
+                                part = part * (fy if corner // 2 else real(1) - fy)
                                 tokens = value[b, start + row * w + column, m]
-                                part = real(part)
-                                for c in range(width):
-                                    total[c] += part * tokens[c]
+                                for k in range(width):
+                                    total[k] += part * tokens[k]
                 start += h * w
 
 
@@ -194,27 +206,26 @@ def _backward(b, m, sizes, value, locations, weights, grad, grad_value, grad_loc
         for n in range(levels):
             h, w = sizes[n, 0], sizes[n, 1]
             for p in range(points):
-                x = locations[b, q, m, n, p, 0] * w - 0.5
-                y = locations[b, q, m, n, p, 1] * h - 0.5
+                x = locations[b, q, m, n, p, 0] * real(w) - real(0.5)
+                y = locations[b, q, m, n, p, 1] * real(h) - real(0.5)
                 if x > -1 and y > -1 and x < w and y < h:
-                    left, top = int(np.floor(x)), int(np.floor(y))
-                    fx, fy = x - left, y - top
+                    left, top = int(x + real(1)) - 1, int(y + real(1)) - 1
+                    fx, fy = x - real(left), y - real(top)
                     weight = weights[b, q, m, n, p]
                     for corner in range(4):
                         column, row = left + corner % 2, top + corner // 2
                         if 0 <= column < w and 0 <= row < h:
-                            along_x = fx if corner % 2 else 1 - fx
-                            along_y = fy if corner // 2 else 1 - fy
-                            part = real(weight * along_x * along_y)
+                            along_x = fx if corner % 2 else real(1) - fx
+                            along_y = fy if corner // 2 else real(1) - fy
+                            part = weight * along_x * along_y
                             tokens = value[b, start + row * w + column, m]
                             target = grad_value[b, start + row * w + column, m]
-                            dot = wanted[0] * tokens[0]
-                            target[0] += part * wanted[0]
-                            for c in range(1, width):
-                                dot += wanted[c] * tokens[c]
-                                target[c] += part * wanted[c]
+                            dot = real(0)
+                            for k in range(width):
+                                dot += wanted[k] * tokens[k]
+                                target[k] += part * wanted[k]
                             grad_weights[b, q, m, n, p] += along_x * along_y * dot
                             sign_x, sign_y = (1 if corner % 2 else -1), (1 if corner // 2 else -1)
-                            grad_locations[b, q, m, n, p, 0] += weight * dot * sign_x * along_y * w
-                            grad_locations[b, q, m, n, p, 1] += weight * dot * sign_y * along_x * h
+                            grad_locations[b, q, m, n, p, 0] += weight * dot * along_y * real(sign_x * w)
+                            grad_locations[b, q, m, n, p, 1] += weight * dot * along_x * real(sign_y * h)
             start += h * w

@@ -200,7 +200,7 @@ class PixelDecoder(nn.Module):
         parts = x.split([h * w for h, w in sizes], 1)
         levels = [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
         fine = self.lateral(features[0])  # (B, C, H/4, W/4): the finest level joins by addition only
-        fine = fine + resize(levels[-1], fine.shape[2:])
+        fine = fine + resize(levels[-1].clone(memory_format=torch.channels_last), fine.shape[2:])
         return self.mask_feature(F.relu(self.output(fine), inplace=True)), levels
 
 
@@ -329,9 +329,10 @@ class Mask2Former(nn.Module):
         Raises: ValueError if these are not the weights of a Mask2Former: every tensor must find its place.
         """
         state, sizes = read(source, groups)
-        model = cls(sizes).to(state["decoder.query_feat.weight"].dtype)
+        with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+            model = cls(sizes)
         try:
-            model.load_state_dict(state)
+            model.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
         except RuntimeError as error:
             raise ValueError(f"these weights are not of a Mask2Former with {sizes}: {error}") from None
         return model.eval()

@@ -12,9 +12,10 @@ from click.testing import CliRunner
 
 from m2f_helpers import cli
 from m2f_helpers.data import download
-from m2f_helpers.data.download import class_counts, get_ade20k
-from m2f_helpers.data.layout import FOLDER, data_root, list_pairs
+from m2f_helpers.data.download import get_ade20k
+from m2f_helpers.data.layout import FOLDER, read_data
 from m2f_helpers.data.scenes import dataset
+from tests.data.test_layout import message
 
 COUNTS = {"training": 30, "validation": 6}
 
@@ -88,7 +89,7 @@ def get(root, server, sha256, **options):
 
 
 def names(root, split="training"):
-    return [pair.name for pair in list_pairs(root, split)]
+    return [pair.name for pair in read_data(root).splits[split]]
 
 
 # --- Download ------------------------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ def test_download_check_and_unpack(tmp_path, server, sha256, data):
     assert root == tmp_path / FOLDER
     assert [names(root, split) for split in COUNTS] == [names(data, split) for split in COUNTS]
     for split in COUNTS:
-        for ours, theirs in zip(list_pairs(root, split), list_pairs(data, split), strict=True):
+        for ours, theirs in zip(read_data(root).splits[split], read_data(data).splits[split], strict=True):
             assert ours.image.read_bytes() == theirs.image.read_bytes()
             assert ours.label.read_bytes() == theirs.label.read_bytes()
     assert (root / "objectInfo150.txt").is_file()
@@ -248,9 +249,9 @@ def test_subset_shows_as_many_classes_as_possible(tmp_path, archive, sha256, dat
     root = get_ade20k(tmp_path, [2, 1], archive=archive, sha256=sha256, counts=COUNTS)
     assert root.name == f"{FOLDER}_subset_2_1"
     assert [len(names(root, split)) for split in COUNTS] == [2, 1]
-    ids = [set(cv2.imread(str(pair.label), -1).ravel()) for pair in list_pairs(data, "training")]
+    ids = [set(cv2.imread(str(pair.label), -1).ravel()) for pair in read_data(data).train]
     unions = [len(a | b) for a, b in itertools.combinations(ids, 2)]
-    got = len(class_counts(root, "training"))
+    got = len({i for pair in read_data(root).train for i in set(cv2.imread(str(pair.label), -1).ravel())})
     assert got >= max(unions) - 1
     assert got > np.percentile(unions, 95)
 
@@ -272,44 +273,6 @@ def test_subset_larger_than_the_archive(tmp_path, archive, sha256):
         get_ade20k(tmp_path, 31, archive=archive, sha256=sha256, counts=COUNTS)
 
 
-# --- Layout --------------------------------------------------------------------------------------------------------
-
-
-def folders(root, *names):
-    for name in names:
-        (root / name).mkdir(parents=True)
-    return root
-
-
-def message(path):
-    with pytest.raises(FileNotFoundError) as caught:
-        data_root(path)
-    return str(caught.value)
-
-
-def test_root_one_level_too_high_or_too_low(data):
-    assert data_root(data) == data
-    assert message(data.parent).endswith(f"is one level too high: pass {data}")
-    for low in ("images", "images/training", "annotations/validation"):
-        assert message(data / low).endswith(f"lies inside a data set: pass {data}")
-
-
-@pytest.mark.parametrize("edition", ["ADE20K_2016_07_26", "ADE20K_2021_17_01"])
-def test_full_editions_are_recognised(tmp_path, edition):
-    root = folders(tmp_path / edition, "images/training", "images/validation")
-    for path in (root, tmp_path):
-        assert f"is the full edition {edition}" in message(path)
-        assert "need ADEChallengeData2016" in message(path)
-
-
-def test_renamed_full_editions_are_recognised_by_their_files(tmp_path):
-    new = folders(tmp_path / "new", "images/ADE/training")
-    old = folders(tmp_path / "old", "images/training")
-    (old / "index_ade20k.mat").touch()
-    assert "ADE20K_2021_17_01" in message(new)
-    assert "ADE20K_2016_07_26" in message(old)
-
-
 def test_archive_that_is_not_unpacked(tmp_path, archive):
     assert "is not unpacked yet: `m2f ade20k DIR --archive" in message(archive)
     assert "is not unpacked yet" in message(archive.parent)
@@ -318,19 +281,3 @@ def test_archive_that_is_not_unpacked(tmp_path, archive):
     assert "is the full edition ADE20K_2021_17_01" in message(tmp_path / "x.zip")
     with pytest.raises(ValueError, match="is the full edition ADE20K_2021_17_01"):
         get_ade20k(tmp_path / "d", archive=tmp_path / "x.zip")
-
-
-def test_other_folders(tmp_path):
-    assert "does not exist" in message(tmp_path / "nowhere") and "demo profile" in message(tmp_path / "nowhere")
-    assert "found nothing" in message(tmp_path)
-    (tmp_path / "photos").mkdir()
-    assert "expected a folder with images/training and annotations/training, found photos" in message(tmp_path)
-
-
-def test_list_pairs_of_the_real_sample(ade20k_sample):
-    (pair,) = list_pairs(ade20k_sample, "training")
-    assert pair.name == "ADE_val_00000001"
-    assert pair.image.suffix == ".jpg" and pair.label.suffix == ".png"
-    assert list(class_counts(ade20k_sample, "training")) == [0, 1, 2, 3, 5, 7, 10, 18]
-    with pytest.raises(ValueError, match="split must be one of .*got 'test'"):
-        list_pairs(ade20k_sample, "test")

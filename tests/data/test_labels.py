@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from m2f_helpers import cli
-from m2f_helpers.data.labels import check_labels, count_ids, describe_problems, read_label
-from m2f_helpers.data.layout import LabelError
+from m2f_helpers.data.checks import check_labels, describe_problems
+from m2f_helpers.data.labels import LabelError, count_ids, read_label
 from tests.pair_files import LABEL as GOOD
 from tests.pair_files import png
 
@@ -146,7 +146,7 @@ def test_missing_partners_and_wrong_suffix(tmp_path):
     found = {problem.path.name: problem.code for problem in check_labels(tmp_path)}
     assert found == {
         "lonely_picture.jpg": "no-label",
-        "lonely_label.png": "no-picture",
+        "lonely_label.png": "no-image",
         "notes.txt": "wrong-suffix",
         "good.png": "same-name",
     }

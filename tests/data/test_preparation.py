@@ -17,7 +17,7 @@ from PIL import Image
 
 from m2f_helpers import cli
 from m2f_helpers.data import pairs, preparation
-from m2f_helpers.data.layout import list_pairs
+from m2f_helpers.data.layout import read_data
 from m2f_helpers.data.preparation import prepare, prepared_data
 from m2f_helpers.data.scenes import dataset
 from m2f_helpers.images import read_image
@@ -73,8 +73,8 @@ BAD = {  # name: (image, label, suffix of the picture, code)
     "tiff with 32 bits": (saved(Image.new("I", (48, 40), 99999), "TIFF"), None, ".tif", "unreadable-image"),
     "decompression bomb": (bomb(), None, ".png", "unreadable-image"),
     "picture of 1 pixel": (saved(Image.new("RGB", (1, 1)), "PNG"), None, ".png", "size-mismatch"),
-    "picture in a gif": (saved(RED_BLUE, "GIF"), None, ".gif", "wrong-suffix"),
-    "no picture": (False, None, ".jpg", "no-picture"),
+    "image in a ppm": (saved(RED_BLUE, "PPM"), None, ".ppm", "wrong-suffix"),
+    "no picture": (False, None, ".jpg", "no-image"),
     "no label": (None, False, ".jpg", "no-label"),
     "label empty": (None, b"", ".jpg", "empty"),
     "label is text": (None, b"wall floor bed " * 9, ".jpg", "not-png"),
@@ -154,7 +154,7 @@ def test_exit_status_and_text_of_the_command(tmp_path):
 
 def test_a_worker_that_dies_is_named_and_the_rest_goes_on(tmp_path, drawn):
     report = prepare(drawn, tmp_path / "dst", [32, 32])
-    jobs, _ = preparation._make_jobs(drawn, tmp_path / "dst", report.settings)
+    jobs = preparation._make_jobs(read_data(drawn), tmp_path / "dst", report.settings)
     deadly = _Deadly("training/killer", jobs[0].image, jobs[0].label, tmp_path, report.settings)
     results = {result.key: result for result in preparation._run_pool([*jobs[:4], deadly, *jobs[4:6]], 2)}
     assert len(results) == 7
@@ -210,7 +210,7 @@ def test_real_pairs_keep_their_ids(ade20k_sample, tmp_path):
     report = prepare(ade20k_sample, tmp_path / "dst")
     assert report.pairs == 2
     for split in ("training", "validation"):
-        (before,), (after,) = list_pairs(ade20k_sample, split), list_pairs(tmp_path / "dst", split)
+        (before,), (after,) = read_data(ade20k_sample).splits[split], read_data(tmp_path / "dst").splits[split]
         source, small = (cv2.imread(str(pair.label), cv2.IMREAD_UNCHANGED) for pair in (before, after))
         assert small.shape == (512, 512)
         assert set(np.unique(small)) == set(np.unique(source))
@@ -237,7 +237,7 @@ def test_second_run_does_only_what_is_missing_or_changed(drawn, undisturbed, tmp
     dst = tmp_path / "dst"
     prepare(drawn, dst, [128, 128])
     assert prepare(drawn, dst, [128, 128]).written == 0
-    pairs = list_pairs(dst, "training")
+    pairs = read_data(dst).train
     pairs[0].image.unlink()  # missing
     pairs[1].label.write_bytes(pairs[1].label.read_bytes()[:-5])  # shorter
     data = bytearray(pairs[2].image.read_bytes())
@@ -270,7 +270,7 @@ def test_outputs_of_gone_or_spoilt_sources_are_removed(tmp_path):
     add(src, "b", label=b"")
     report = prepare(src, dst, [32, 32])
     assert report.pairs == 1
-    assert [pair.name for pair in list_pairs(dst, "training")] == ["c"]
+    assert [pair.name for pair in read_data(dst).train] == ["c"]
 
 
 def test_unfinished_line_of_the_manifest_is_harmless(drawn, undisturbed, tmp_path):
@@ -378,7 +378,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
 def test_prepared_data_draws_and_prepares_once(tmp_path):
     root = prepared_data("", tmp_path, train=3, val=2, size=[64, 64])
     assert root == tmp_path / "prepared"
-    assert [len(list_pairs(root, split)) for split in ("training", "validation")] == [3, 2]
+    assert [len(read_data(root).splits[split]) for split in ("training", "validation")] == [3, 2]
     stamps = {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")}
     prepared_data("", tmp_path, train=3, val=2, size=[64, 64])
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")} == stamps
@@ -388,8 +388,8 @@ def test_prepared_data_of_another_source_replaces_the_first(tmp_path):
     prepared_data("", tmp_path, train=3, val=2, size=[64, 64])
     own = add(tmp_path / "own", "mine")
     root = prepared_data(own, tmp_path, size=[64, 64])
-    assert [pair.name for pair in list_pairs(root, "training")] == ["mine"]
-    assert list_pairs(root, "validation") == []
+    assert [pair.name for pair in read_data(root).train] == ["mine"]
+    assert read_data(root).val == []
 
 
 def test_prepared_data_without_a_usable_pair(tmp_path):

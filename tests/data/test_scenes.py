@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from m2f_helpers import cli
-from m2f_helpers.data.layout import list_pairs
+from m2f_helpers.data.layout import read_data
 from m2f_helpers.data.scenes import dataset, stage
 from m2f_helpers.palette import ade20k_palette
 
@@ -117,7 +117,7 @@ def test_wrong_arguments_are_named(arguments, text):
 
 def test_make_scenes_writes_ade20ks_layout(tmp_path):
     root = dataset.make_scenes(tmp_path / "data", 3, 2, "dusk", size=[96, 128])
-    pairs = list_pairs(root, "training"), list_pairs(root, "validation")
+    pairs = read_data(root).train, read_data(root).val
     assert [len(split) for split in pairs] == [3, 2]
     expected = dataset.draw_scene(1, "dusk", [96, 128])
     label_map = cv2.imread(str(pairs[0][1].label), cv2.IMREAD_UNCHANGED)
@@ -130,11 +130,11 @@ def test_make_scenes_writes_ade20ks_layout(tmp_path):
 
 def test_make_scenes_draws_only_what_is_missing(tmp_path):
     root = dataset.make_scenes(tmp_path, 3, 1, size=[64, 64])
-    pairs = list_pairs(root, "training")
+    pairs = read_data(root).train
     before = {pair.name: (pair.image.read_bytes(), pair.image.stat().st_mtime_ns) for pair in pairs}
     pairs[1].image.unlink()
     dataset.make_scenes(root, 4, 1, size=[64, 64])
-    after = {p.name: (p.image.read_bytes(), p.image.stat().st_mtime_ns) for p in list_pairs(root, "training")}
+    after = {p.name: (p.image.read_bytes(), p.image.stat().st_mtime_ns) for p in read_data(root).train}
     assert len(after) == 4
     assert {name: data for name, (data, _) in before.items()} == {n: after[n][0] for n in before}
     assert [n for n in before if before[n][1] != after[n][1]] == [pairs[1].name]

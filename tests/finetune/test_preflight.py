@@ -86,11 +86,11 @@ BROKEN_CONFIGS = {
     "palette does not fit": (set_lists, r"3 colours for 150 classes"),
     "class names as one text": (set_text, r"metainfo.classes is the text 'water'"),
     "own data without names": (set_at("val_dataloader.dataset.type", "BaseSegDataset"), r"without class names"),
-    "training without labels": (remove_step("train_dataloader", "LoadAnnotations"), r"lacks LoadAnnotations"),
+    "training without labels": (remove_step("train_dataloader", "LoadLabels"), r"lacks LoadAnnotations"),
     "no crop in training": (remove_step("train_dataloader", "RandomCrop"), r"lacks RandomCrop"),
     "packed too early": (swap_steps("train_dataloader", "PackSegInputs", "RandomCrop"), r"wrong order"),
     "labels resized in validation": (
-        swap_steps("val_dataloader", "Resize", "LoadAnnotations"),
+        swap_steps("val_dataloader", "Resize", "LoadLabels"),
         r"wrong order.*Resize >",
     ),
     "0 means two things": (
@@ -112,11 +112,9 @@ BROKEN_CONFIGS = {
         r"no data set class 'Ade20KDataset'",
     ),
     "start weights gone": (set_at("load_from", "gone.pth"), r"gone.pth is no file; use set_weights"),
-    "folder gone": (set_at("train_dataloader.dataset.data_root", "gone"), r"gone/images/training is no folder"),
-    "pictures of another suffix": (set_at("train_dataloader.dataset.img_suffix", ".tif"), r"no picture \*.tif"),
-    "labels of another suffix": (
-        set_at("val_dataloader.dataset.seg_map_suffix", "_mask.png"),
-        r"2 pictures have no label map, the first is p0.jpg",
+    "folder gone": (
+        set_at("train_dataloader.dataset.data_root", "gone"),
+        r"gone: does not exist; expected the folders",
     ),
 }
 

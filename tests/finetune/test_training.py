@@ -10,18 +10,21 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
+from PIL import Image
 
-from m2f_helpers import checkpoints, config
+from m2f_helpers import checkpoints, config, config_files
 from m2f_helpers.cli import main
 from m2f_helpers.data.scenes.dataset import make_scenes
-from m2f_helpers.finetune import runner, training
+from m2f_helpers.finetune import batches, runner, training
 from m2f_helpers.finetune.runner import StepHook
+from m2f_helpers.palette import own_palette, palette_of, write_classes
 from tests.conftest import ROOT
 
 STEPS = 6
@@ -175,6 +178,37 @@ def test_own_classes_in_three_lines(data, run, tmp_path):
     assert meta["classes"][150] == "class 150" and len(meta["palette"]) == 151
 
 
+def test_the_classes_of_a_folder_travel_to_the_checkpoint(run, tmp_path, monkeypatch):
+    """Ids with a gap and two that mean the same: said on screen, trained, and known to whoever has the checkpoint."""
+    palette = own_palette(["Straße, nass", "car", "sky"], None, [[3], [7, 9], [200]], ignored=[0])
+    for i in range(5):
+        for kind, array in (
+            ("images", np.full((64, 96, 3), 40 * i, np.uint8)),
+            ("masks", np.zeros((64, 96), np.uint8)),
+        ):
+            if kind == "masks":
+                array[:, :24], array[:, 24:48], array[:, 48:72], array[:32, 72:] = 3, 7, 9, 200
+            (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(tmp_path / "data" / kind / f"p{i}.png")
+    write_classes(tmp_path / "data" / "classes.json", palette)
+    words = ["train", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--crop", "64", "64"]
+    words += ["--weights", str(run.checkpoint), "--iterations", "2", "--batch-size", "2", "--device", "cpu"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert "3 classes: Straße, nass, car, sky\n4 training and 1 validation pairs" in done.stdout
+    assert "cls_embed.bias 151 -> 4 (the class layer starts new)" in done.stdout
+    content = torch.load(tmp_path / "run" / "iter_2.pth", weights_only=True)
+    assert palette_of(content["meta"]).names == palette.names
+    assert palette_of(content["meta"]).colors.tolist() == palette.colors.tolist()
+    cfg = config_files.parse(content["meta"]["cfg"], "iter_2.pth")
+    assert cfg.val_dataloader.dataset.on_disk == [[3], [7, 9], [200]] and cfg.model.decode_head.num_classes == 3
+    assert init_model(cfg, str(tmp_path / "run" / "iter_2.pth"), device="cpu").dataset_meta["classes"] == tuple(
+        palette.names
+    )
+    labels = batches.first_batch(cfg, config.build_model(cfg)).label_maps
+    assert set(np.unique(labels)) == {0, 1, 2, 255}
+
+
 # --- stop, go on -------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +266,7 @@ def test_resume_with_other_settings_is_refused_or_confirmed(tiny, tmp_path, data
         (config.set_batch(longer, 3), "batch size 2 -> 3"),
         (config.set_batch(longer, 2, 1e-5), "learning rate 0.001 -> 1e-05"),
         (config.set_data(longer, other_data), "data .*data -> .*other"),
-        (config.set_classes(longer, [f"class {i}" for i in range(151)]), "another model .*another classes"),
+        (config.set_classes(longer, [f"class {i}" for i in range(151)]), "another model .*other classes"),
         (config.set_schedule(tiny, 2), "has done 3 steps already, more than 2"),
     ):
         with pytest.raises(ValueError, match=words) as caught:

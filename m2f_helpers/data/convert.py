@@ -1,0 +1,435 @@
+"""Turns a folder of any usual shape into one that everything here reads: `images`, `annotations`, `classes.json`.
+
+Each half has `training` and `validation`; label maps are PNGs with ids 0..num_classes-1 and 255 = ignore. All is made
+in a hidden folder beside the destination, which gets its name at the very end; a stopped run goes on from there.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image
+from tqdm.auto import tqdm
+
+from m2f_helpers import files
+from m2f_helpers.data.formats.detection import open_source
+from m2f_helpers.data.formats.mapping import Mapped, map_categories
+from m2f_helpers.data.formats.source import UNLABELLED, Item, Source, some
+from m2f_helpers.data.formats.tables import Table, class_table
+from m2f_helpers.data.splits import choose_validation, group_keys
+from m2f_helpers.images import read_image
+from m2f_helpers.palette import CLASSES_FILE, IGNORE, write_classes
+
+REPORT = "convert.json"
+SHARE = 0.2  # of the images that validate, where the source says nothing
+_VERSION = 1
+_PARTS = ("training", "validation")
+_AS_VALIDATION = {"test": "validation"}
+# how the pixels of a sensor lie to those that a viewer shows (EXIF 2.3, tag 274), for arrays (H, W)
+_TURNS = {
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).T,
+    8: np.rot90,
+}
+
+
+@dataclass
+class Conversion:
+    """What was made: format and why it was taken for that, number of pairs by split, classes, sentences to read.
+
+    `classes` gives for each name the images it lies in, by split, and its `share` of all labelled pixels, 0..1.
+    """
+
+    root: Path
+    format: str
+    why: str
+    pairs: dict[str, int]
+    classes: dict[str, dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        pairs = " and ".join(f"{number} {split}" for split, number in self.pairs.items())
+        lines = [
+            f"{self.format}: {self.why}",
+            f"{pairs} pairs, {len(self.classes)} classes in {self.root}: {', '.join(self.classes)}",
+        ]
+        return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    form: str = "auto",
+    classes: str | Path | Sequence[str] | None = None,
+    mapping: Mapping[str, str] | None = None,
+    ignore: Iterable[str | int] = (),
+    val: float | None = None,
+    group: str | None = None,
+    progress: bool = True,
+) -> Conversion:
+    """Convert a data set. Whole or not at all: `dst` appears when everything is right.
+
+    Images become upright RGB of 8 bits, as `images.read_image` gives them; plain JPEG and PNG files are copied.
+
+    Args:
+        src: folder with images and labels, or a COCO JSON.
+        dst: folder for the result; it must not exist, be empty, or be the result of the same call.
+        form: one of `formats.detection.FORMATS`; `"auto"` finds out.
+        classes: names in the order of their ids, or a file with names (see `class_table`); None takes the source's.
+        mapping: what becomes of a category: `{"4": "255", "raod": "road"}`, see `map_categories`.
+        ignore: categories, by name or id, that become 255.
+        val: share of the images that validate, 0..1. None keeps the split of the source, or takes `SHARE`.
+        group: regular expression over the image's path below `src`, without suffix; images for which it finds the same
+            text stay in one part.
+        progress: show a bar.
+
+    Returns: what was made.
+    Raises: ValueError or OSError: one sentence with the file and the fix; nothing is left behind, except after a full
+        disk, where the next run goes on.
+    """
+    if val is not None and not 0 < val < 1:
+        raise ValueError(f"--val must lie between 0 and 1, got {val}")
+    src, dst = Path(src), Path(dst).absolute()
+    _check_apart(src, dst)
+    source = open_source(src, form, _table(classes))
+    ignore = [str(word) for word in ignore]
+    mapped = map_categories(source.categories, source.names, mapping, ignore)
+    items, splits = _parts(source, val)
+    _check_names(items)
+    groups = group_keys([item.key for item in items], group) if group else None
+    request = {"version": _VERSION, "format": source.format, "val": val, "group": group, "splits": bool(splits)}
+    request |= {"classes": mapped.palette.names, "table": [*mapped.table.items()], "files": _fingerprint(items)}
+    request = json.loads(json.dumps(request))
+    if dst.exists() and any(dst.iterdir()):
+        return _earlier(dst, request)
+    with _staging(dst, request) as stage:
+        records = _convert_items(items, source, mapped, stage, progress)
+        splits = splits or _choose(records, SHARE if val is None else val, groups)
+        report = _report(dst, source, mapped, records, splits)
+        _finish(stage, dst, mapped, records, splits, report, request)
+    return report
+
+
+# --- Before anything is written ----------------------------------------------------------------------------------
+
+
+def _table(classes: str | Path | Sequence[str] | None) -> Table | None:
+    if classes is None:
+        return None
+    return class_table(classes) if isinstance(classes, (str, Path)) else Table(list(classes))
+
+
+def _check_apart(src: Path, dst: Path) -> None:
+    here, there = src.resolve(), dst.resolve()
+    if here == there or there in here.parents or here in there.parents:
+        raise ValueError(f"{dst} and the source {src} lie in each other: give a folder beside the source")
+    if dst.is_file():
+        raise ValueError(f"{dst} is a file: give a folder")
+
+
+def _parts(source: Source, val: float | None) -> tuple[list[Item], dict[str, str]]:
+    """The items that take part, and the split of each by key where the source's own is kept."""
+    found = {item.split for item in source.items}
+    if "validation" not in found and {"training", "test"} <= found:
+        source.notes.append("there is no validation split: the test split validates")
+        source.items = [replace(item, split=_AS_VALIDATION.get(item.split, item.split)) for item in source.items]
+        found = {item.split for item in source.items}
+    if not set(_PARTS) <= found:
+        return source.items, {}
+    if rest := [item.key for item in source.items if item.split not in _PARTS]:
+        source.notes.append(f"{len(rest)} pairs outside training and validation are left out: {some(rest)}")
+        source.items = [item for item in source.items if item.split in _PARTS]
+    return source.items, {item.key: item.split for item in source.items} if val is None else {}
+
+
+def _check_names(items: list[Item]) -> None:
+    seen: dict[str, Item] = {}
+    for item in items:
+        if (other := seen.setdefault(item.name.casefold(), item)) is not item:
+            raise ValueError(f"{item.image} and {other.image} would get the same name: rename one of them")
+
+
+def _fingerprint(items: list[Item]) -> str:
+    """Changes when a file of the source does."""
+    stamps = [[item.key, *_stamps(item)] for item in items]
+    return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+
+
+def _stamps(item: Item) -> list:
+    return [[path.name, *files.stamp(path)] for path in (item.image, *item.labels)]
+
+
+def _earlier(dst: Path, request: dict) -> Conversion:
+    """The result of the same call, or a refusal."""
+    try:
+        content = json.loads((dst / REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(f"{dst} is not empty: give a new folder") from None
+    if content.get("request") != request:
+        raise ValueError(f"{dst} holds another conversion: give a new folder, or remove it")
+    return Conversion(dst, **content["report"])
+
+
+# --- The hidden folder -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _staging(dst: Path, request: dict) -> Iterator[Path]:
+    """A folder beside `dst` to work in, for one process; what an equal run left there is taken up."""
+    stage = dst.parent / f".{dst.name}.convert"
+    lock = FileLock(f"{stage}.lock")
+    try:
+        dst.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except PermissionError:
+        raise PermissionError(f"{dst.parent} may not be written to: choose another folder") from None
+    except Timeout:
+        raise ValueError(f"another process is converting into {dst}: wait for it, or give another folder") from None
+    try:
+        _take_up(stage, request)
+        yield stage
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(f"the disk is full; make room and run again, {dst} goes on from here") from None
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+    except ValueError:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _take_up(stage: Path, request: dict) -> None:
+    header = stage / "request.json"
+    if not header.exists() or json.loads(header.read_text(encoding="utf-8")) != request:
+        shutil.rmtree(stage, ignore_errors=True)
+    for name in ("images", "labels"):
+        (stage / name).mkdir(parents=True, exist_ok=True)
+    files.write(header, json.dumps(request))
+
+
+def _read_records(stage: Path) -> dict[str, dict]:
+    """Finished items by key; a line that a killed run left unfinished is dropped."""
+    path, records = stage / "items.jsonl", {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+            records[record["key"]] = record
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    return records
+
+
+# --- One pair ----------------------------------------------------------------------------------------------------
+
+
+def _convert_items(items: list[Item], source: Source, mapped: Mapped, stage: Path, progress: bool) -> list[dict]:
+    """A record of each pair. All that is wrong is found before it is told."""
+    done, wrong = _read_records(stage), {}
+    with open(stage / "items.jsonl", "a", encoding="utf-8") as log:
+        log.write("\n")  # ends a line that was cut
+        for item in tqdm(items, desc="converting", unit="pair", disable=not progress, delay=2):
+            if item.key in done:
+                continue
+            try:
+                done[item.key] = _convert_item(item, source, mapped, stage)
+            except (ValueError, FileNotFoundError, PermissionError) as error:
+                wrong[item.image.name] = str(error)
+                continue
+            log.write(json.dumps(done[item.key]) + "\n")
+            log.flush()
+    if wrong:
+        first, *others = wrong
+        more = f" ({len(others)} more have a fault: {some(others)})" if others else ""
+        raise ValueError(wrong[first] + more)
+    return [done[item.key] for item in items]
+
+
+def _convert_item(item: Item, source: Source, mapped: Mapped, stage: Path) -> dict:
+    image = _take_image(item.image)
+    ids = source.read(item, image.size)
+    ids, turned = _fit(ids, image, item)
+    try:
+        label_map = mapped.apply(ids)
+    except ValueError as error:
+        raise ValueError(
+            f"{item.labels[0]} {error}: give them one with --map, or leave them out with --ignore"
+        ) from None
+    values, pixels = np.unique(label_map, return_counts=True)
+    files.write(stage / "images" / f"{item.name}{image.suffix}", image.data)
+    files.write(stage / "labels" / f"{item.name}.png", cv2.imencode(".png", label_map)[1])
+    record = {"key": item.key, "name": item.name, "suffix": image.suffix, "lost": image.lost, "turned": turned}
+    record |= {"unlabelled": int((ids == UNLABELLED).sum())}
+    return record | {"pixels": {str(v): int(n) for v, n in zip(values, pixels, strict=True)}}
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A file to write; `size` `(H, W)` is upright, `raw` as it lies in the source; `turn` is the EXIF orientation."""
+
+    suffix: str
+    data: bytes
+    size: tuple[int, int]
+    raw: tuple[int, int]
+    turn: int
+    lost: str
+
+
+def _take_image(path: Path) -> _Image:
+    """Reads an image, whole, so that a damaged one is noticed, and copies the file where nothing has to change."""
+    image = read_image(path)
+    data = path.read_bytes()
+    with Image.open(io.BytesIO(data)) as header:
+        turn = header.getexif().get(274, 1)
+        raw = (header.height, header.width)
+        jpeg = header.format in ("JPEG", "MPO")
+        bits = 8 if jpeg or header.format != "PNG" else data[24]
+        lost = _lost(header, bits)
+        plain = (jpeg or header.format == "PNG") and header.mode in ("RGB", "L") and turn not in _TURNS and not lost
+    suffix = ".jpg" if jpeg else ".png"
+    if not plain:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(
+            buffer, "JPEG" if jpeg else "PNG", **({"quality": 95, "subsampling": 0} if jpeg else {})
+        )
+        data = buffer.getvalue()
+    return _Image(suffix, data, image.shape[:2], raw, turn, lost)
+
+
+def _lost(header: Image.Image, bits: int) -> str:
+    """What reading an image as RGB of 8 bits leaves out, in words; "" for nothing."""
+    if getattr(header, "n_frames", 1) > 1 and header.format != "MPO":
+        return "all frames but the first"
+    if header.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in header.info:
+        return "transparency"
+    return "bits beyond 8" if bits > 8 or header.mode.startswith("I") else ""
+
+
+def _fit(ids: np.ndarray, image: _Image, item: Item) -> tuple[np.ndarray, bool]:
+    """The label as upright as its image, and whether it was turned for that."""
+    if ids.shape == image.size:
+        return ids, False
+    if ids.shape == image.raw and image.turn in _TURNS:
+        return np.ascontiguousarray(_TURNS[image.turn](ids)), True
+    (height, width), (wanted_height, wanted_width) = ids.shape, image.size
+    raise ValueError(
+        f"the label of {item.image} is {width} x {height}, the image {wanted_width} x {wanted_height}: "
+        + ("turn one of them" if (width, height) == (wanted_height, wanted_width) else "make both in one size")
+    )
+
+
+# --- The end -----------------------------------------------------------------------------------------------------
+
+
+def _useful(record: dict) -> set[int]:
+    return {int(value) for value in record["pixels"]} - {IGNORE}
+
+
+def _choose(records: list[dict], val: float, groups: dict[str, str] | None) -> dict[str, str]:
+    classes = {record["key"]: _useful(record) for record in records if _useful(record)}
+    if not classes:
+        raise ValueError("every pixel of every label is ignored: nothing can be learnt; look at --map and --ignore")
+    chosen = choose_validation(classes, val, groups)
+    return {key: "validation" if key in chosen else "training" for key in classes}
+
+
+def _report(dst: Path, source: Source, mapped: Mapped, records: list[dict], splits: dict[str, str]) -> Conversion:
+    names = mapped.palette.names
+    pixels: Counter = Counter()
+    images: Counter = Counter()
+    for record in records:
+        pixels.update({int(value): number for value, number in record["pixels"].items()})
+        images.update((splits.get(record["key"]), i) for i in _useful(record))
+    labelled = sum(number for value, number in pixels.items() if value != IGNORE)
+    if not labelled:
+        raise ValueError("every pixel of every label is ignored: nothing can be learnt; look at --map and --ignore")
+    classes = {
+        name: {split: images[split, i] for split in _PARTS} | {"share": round(pixels[i] / labelled, 6)}
+        for i, name in enumerate(names)
+    }
+    used = Counter(splits[record["key"]] for record in records if _useful(record))
+    if lacking := [split for split in _PARTS if not used[split]]:
+        raise ValueError(f"no image with a label is left for {lacking[0]}: give --val to part the images anew")
+    notes = [*source.notes, *_notes(records, mapped), *_one_sided(classes)]
+    return Conversion(dst, source.format, source.why, {split: used[split] for split in _PARTS}, classes, notes)
+
+
+def _notes(records: list[dict], mapped: Mapped) -> Iterator[str]:
+    for lost, number in Counter(record["lost"] for record in records if record["lost"]).items():
+        yield (
+            f"{number} images had {lost}, which is dropped"
+            if lost != "all frames but the first"
+            else (f"{number} images had several frames: the first was taken")
+        )
+    if turned := [record["key"] for record in records if record["turned"]]:
+        yield f"{len(turned)} labels lay as the sensor does and were turned with their image: {some(turned)}"
+    total = sum(sum(record["pixels"].values()) for record in records)
+    rest = sum(record["unlabelled"] for record in records) / total
+    if rest > 0.01 and mapped.table.get(UNLABELLED) == IGNORE:
+        yield (
+            f"{rest:.0%} of all pixels have no label and are ignored, so the model may call them anything; "
+            '--map "unlabelled=background" makes them a class'
+        )
+    if empty := [record["key"] for record in records if not _useful(record)]:
+        yield f"{len(empty)} images with nothing but ignored pixels are left out: {some(empty)}"
+
+
+def _one_sided(classes: dict[str, dict]) -> Iterator[str]:
+    for name, found in classes.items():
+        if not any(found[split] for split in _PARTS):
+            yield f"the class {name!r} has no pixel"
+        elif lacking := [split for split in _PARTS if not found[split]]:
+            yield f"the class {name!r} does not occur in {lacking[0]}"
+
+
+def _finish(
+    stage: Path, dst: Path, mapped: Mapped, records: list[dict], splits: dict, report: Conversion, request: dict
+) -> None:
+    """Give every file its place, and the folder its name."""
+    for part in _PARTS:
+        for kind in ("images", "annotations"):
+            (stage / kind / part).mkdir(parents=True, exist_ok=True)
+    for record in records:
+        source_image, source_label = f"images/{record['name']}{record['suffix']}", f"labels/{record['name']}.png"
+        if _useful(record):
+            part = splits[record["key"]]
+            _move(stage / source_image, stage / "images" / part)
+            _move(stage / source_label, stage / "annotations" / part)
+        else:
+            (stage / source_image).unlink(missing_ok=True)
+    shutil.rmtree(stage / "labels")
+    write_classes(stage / CLASSES_FILE, mapped.palette)
+    content = {key: value for key, value in asdict(report).items() if key != "root"}
+    files.write(
+        stage / REPORT, json.dumps({"report": content, "request": request}, indent=1, ensure_ascii=False) + "\n"
+    )
+    for name in ("items.jsonl", "request.json"):
+        (stage / name).unlink()
+    if dst.exists():
+        dst.rmdir()
+    os.replace(stage, dst)
+
+
+def _move(path: Path, folder: Path) -> None:
+    if path.exists():  # a run that was stopped here may have moved it already
+        os.replace(path, folder / path.name)

@@ -144,8 +144,8 @@ def finetune(
         data: data folder; None draws dusk scenes beside `work_dir`.
         work_dir: output folder.
         weights: a file, `"random"`, or None for the profile's own.
-        iterations, crop_size, batch_size, classes: see `config.finetune_edits`; what is left out is, with `resume`, as the run
-            was started with.
+        iterations, crop_size, batch_size, classes: see `config.finetune_edits`; what is left out is, with `resume`, as
+            the run was started with.
         resume: see `train`.
         **options: `seed`, `device`, `overwrite`, `accept_changes` of `train`.
 

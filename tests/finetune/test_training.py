@@ -181,13 +181,10 @@ def test_own_classes_in_three_lines(data, run, tmp_path):
 def test_the_classes_of_a_folder_travel_to_the_checkpoint(run, tmp_path, monkeypatch):
     """Ids with a gap and two that mean the same: said on screen, trained, and known to whoever has the checkpoint."""
     palette = own_palette(["Straße, nass", "car", "sky"], None, [[3], [7, 9], [200]], ignored=[0])
+    labels = np.zeros((64, 96), np.uint8)
+    labels[:, :24], labels[:, 24:48], labels[:, 48:72], labels[:32, 72:] = 3, 7, 9, 200
     for i in range(5):
-        for kind, array in (
-            ("images", np.full((64, 96, 3), 40 * i, np.uint8)),
-            ("masks", np.zeros((64, 96), np.uint8)),
-        ):
-            if kind == "masks":
-                array[:, :24], array[:, 24:48], array[:, 48:72], array[:32, 72:] = 3, 7, 9, 200
+        for kind, array in (("images", np.full((64, 96, 3), 40 * i, np.uint8)), ("masks", labels)):
             (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(tmp_path / "data" / kind / f"p{i}.png")
     write_classes(tmp_path / "data" / "classes.json", palette)

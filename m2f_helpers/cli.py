@@ -37,7 +37,11 @@ def _predictable(error: Exception) -> str:
         return (
             f"the memory does not suffice ({text or 'no more could be had'}); a smaller --size, --crop or image helps"
         )
-    if isinstance(error, (ValueError, OSError)):
+    if isinstance(error, OSError):
+        from m2f_helpers import files
+
+        return files.sentence(error)
+    if isinstance(error, ValueError):
         return text
     if isinstance(error, ImportError):
         return f"a library cannot be imported: {text}; `m2f check` says what is wrong and which command mends it"
@@ -93,31 +97,44 @@ def ade20k(folder: Path, subset: int | None, archive: Path | None) -> None:
 
 @main.command()
 @click.option("--data", type=click.Path(path_type=Path), help="Check the label maps of this data set instead.")
-@click.option("--classes", default=150, show_default=True, help='With --data: number of classes without "other".')
-@click.option("--zero-is-other/--zero-is-class", default=True, show_default=True, help="With --data: meaning of id 0.")
+@click.option("--classes", type=int, help='Number of classes without "other".  [default: from the data]')
+@click.option("--zero-is-other/--zero-is-class", default=None, help="Meaning of id 0.  [default: from the data]")
 @click.option("--limit", type=int, help="With --data: look at so many pairs per split.")
-def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | None) -> None:
+def check(data: Path | None, classes: int | None, zero_is_other: bool | None, limit: int | None) -> None:
     """Show what is installed, what is wrong, and the command that mends it; or check a data set."""
     if data is None:
         from m2f_helpers.install import environment
 
         sys.exit(environment.main())
-    from m2f_helpers.data.checks import check_labels, describe_problems
+    from m2f_helpers.data.checks import check_data
 
-    problems = check_labels(data, classes, zero_is_other, limit)
-    click.echo(describe_problems(problems))
-    sys.exit(any(problem.severity == "error" for problem in problems))
+    report = check_data(data, _counted(classes, zero_is_other), limit)
+    click.echo(report)
+    sys.exit(report.errors > 0)
+
+
+def _counted(classes: int | None, zero_is_other: bool | None) -> Any:
+    """The classes that the options of `check` and `prepare` describe; None if there are no such options."""
+    from m2f_helpers.data.labels import counted_classes
+
+    if classes is None and zero_is_other is None:
+        return None
+    return counted_classes(150 if classes is None else classes, zero_is_other is not False)
 
 
 @main.command()
 @click.option("--group", help="Only the claims of this group, for instance 'losses'.")
+@click.option("--write-up", is_flag=True, help="What the write-up behind this tutorial said, and what really runs.")
 @quietly
-def claims(group) -> None:
-    """Check a hundred statements about Mask2Former on the installed source and a real run (about a minute)."""
+def claims(group: str | None, write_up: bool) -> None:
+    """Check the statements about Mask2Former on the installed source and a real run (about a minute)."""
     from m2f_helpers.architecture import claims as statements
+    from m2f_helpers.architecture.write_up import answers, write_up_text
 
+    if write_up and group:
+        raise ValueError(f"--write-up shows all groups, got --group {group}; leave one of the two out")
     checked = statements.check(claims=statements.claims_of(group))
-    click.echo(statements.claims_text(checked))
+    click.echo(write_up_text(answers(checked)) if write_up else statements.claims_text(checked))
     sys.exit(0 if all(entry.holds for entry in checked) else 1)
 
 
@@ -146,6 +163,27 @@ def classroom() -> None:
 
 
 @classroom.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", default="grades", show_default=True, help="Folder for grades.csv and the executed notebooks.")
+@click.option("--minutes", default=15.0, show_default=True, help="For one submission.")
+@click.option("--cell-seconds", default=300, show_default=True, help="For one cell; it is then interrupted.")
+@click.option("--memory", default=6.0, show_default=True, help="Gigabytes for all processes of a submission.")
+@click.option("--jobs", default=1, show_default=True, help="Submissions graded at the same time.")
+def grade(folder, out, minutes, cell_seconds, memory, jobs) -> None:
+    """Grade every notebook below FOLDER: one row for each exercise in grades.csv. Goes on where it was stopped.
+
+    Submissions are foreign code. Each runs in a process and an empty folder of its own, with limits of time and memory.
+    That stops endless loops, full memory and careless deletions. It does not stop ill will: the code has your rights,
+    can read and delete your files and reach the network. For people you do not trust, grade in a container.
+    """
+    from m2f_helpers.classroom import grading
+
+    rows = grading.grade(folder, out, grading.Limits(minutes, cell_seconds, memory), jobs)
+    graded = len({row.file for row in rows})
+    click.echo(f"{graded} submissions, {sum(row.points for row in rows)} of {len(rows)} points; {out}/{grading.TABLE}")
+
+
+@classroom.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--python", "pythons", multiple=True, required=True, help="Version on the laptops; may be repeated.")
 @click.option("--platform", "platforms", multiple=True, required=True, help="linux, macos or windows; may be repeated.")
@@ -161,6 +199,28 @@ def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
 
     made = build_kit(out, pythons, platforms, wheel, torch_from, pages)
     click.echo(f"{len(made)} files, {sum(made.values()) / 1e6:,.0f} MB in {out}; install.sh or install.bat there")
+
+
+@main.command()
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; without it, the profile's own.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Data folder with the model's classes.")
+@click.option("--profile", default="demo", show_default=True, help="demo or ade20k, for a checkpoint without a config.")
+@click.option("--config", type=click.Path(path_type=Path), help="A config file in place of the checkpoint's.")
+@click.option("--limit", type=click.IntRange(min=1), help="Look at so many validation images at most.")
+@click.option("--json", "target", type=click.Path(path_type=Path), help="Write the scores, 0 to 1, to this file too.")
+@click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
+def evaluate(checkpoint, data, profile, config, limit, target, device) -> None:
+    """Judge a model on the validation images of a data folder: mIoU, every class, the most frequent mistakes."""
+    import json
+
+    from m2f_helpers import files
+    from m2f_helpers.inference import evaluation, models
+
+    result = evaluation.evaluate(models.load_profile(profile, config, checkpoint, device), data, limit=limit)
+    click.echo(result)
+    if target:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.write(target, json.dumps(result.summary(), indent=2, ensure_ascii=False) + "\n")
 
 
 @main.command()
@@ -188,7 +248,7 @@ def figures(runs: Path, folder: Path) -> None:
 
     from m2f_helpers import execution
 
-    for name in execution.list_notebooks():
+    for name in execution.find_notebooks([]):
         for path in execution.export_figures(nbformat.read(runs / f"{name}.ipynb", as_version=4), folder):
             click.echo(path)
 
@@ -196,22 +256,26 @@ def figures(runs: Path, folder: Path) -> None:
 @main.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
-@click.option("--profile", default="demo", show_default=True, help="demo or ade20k; which config is meant.")
-@click.option("--config", type=click.Path(path_type=Path), help="A config file in place of the profile's.")
+@click.option("--profile", default="demo", show_default=True, help="demo or ade20k, for a checkpoint without a config.")
+@click.option("--config", type=click.Path(path_type=Path), help="A config file in place of the checkpoint's.")
 @click.option("--trust-config", is_flag=True, help="A config is run as Python code: allow more than assignments.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; without it, the profile's own.")
 @click.option("--alpha", default=0.55, show_default=True, help="Weight of the class colours, 0 to 1.")
 @click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
-@quietly
 def predict(images, out, profile, config, trust_config, checkpoint, alpha, device) -> None:
-    """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out."""
+    """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out.
+
+    Config and classes are those that the checkpoint carries.
+    """
     from m2f_helpers.config import as_config
     from m2f_helpers.inference import models, prediction
 
     config = as_config(config, trust_config) if config else None
     model = models.load_profile(profile, config, checkpoint, device)
     report = prediction.predict(model, images, out, alpha=alpha)
-    click.echo(f"{report.table['file'].nunique()} pictures segmented, {len(report.files)} files in {out}")
+    click.echo(f"{report.table['file'].nunique()} images segmented, {len(report.files)} files in {out}")
+    if report.skipped:
+        click.echo(f"{len(report.skipped)} results of an earlier predict among the images were left out")
     for name, reason in report.failed.items():
         click.echo(reason if name in reason else f"{name}: {reason}", err=True)
     sys.exit(1 if report.failed else 0)
@@ -242,13 +306,13 @@ def lab(folder: Path, options: tuple[str, ...]) -> None:
 @click.option("--size", nargs=2, type=int, default=(512, 512), show_default=True, help="Height and width in pixels.")
 @click.option("--mode", type=click.Choice(["stretch", "crop", "pad"]), default="stretch", show_default=True)
 @click.option("--workers", type=int, help="Processes; without it, one per core.")
-@click.option("--classes", default=150, show_default=True, help='Number of classes without "other".')
-@click.option("--zero-is-other/--zero-is-class", default=True, show_default=True, help="Meaning of id 0 on disk.")
+@click.option("--classes", type=int, help='Number of classes without "other".  [default: from the data]')
+@click.option("--zero-is-other/--zero-is-class", default=None, help="Meaning of id 0.  [default: from the data]")
 def prepare(src, dst, size, mode, workers, classes, zero_is_other) -> None:
     """Resize the data set SRC into DST. A second run does only what is missing or changed."""
     from m2f_helpers.data import preparation
 
-    report = preparation.prepare(src, dst, list(size), mode, workers, classes, zero_is_other)
+    report = preparation.prepare(src, dst, list(size), mode, workers, _counted(classes, zero_is_other))
     click.echo(report)
     sys.exit(not report.ok)
 

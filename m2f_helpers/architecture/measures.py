@@ -1,13 +1,13 @@
-"""Statements about Mask2Former's code and paper that are tests: each measures, and each can turn out false.
+"""How the statements about Mask2Former are measured: on a run's evidence, or on the installed libraries.
 
-Built for notebook 03. `check` measures every statement on the reference run (or on another model's `Evidence`) and
-compares with what the statement says. Several name what is easy to believe instead, from reading a neighbouring file.
+A function's name says what it measures; `statements` says in words what must come out.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import re
 import textwrap
 from collections.abc import Iterable
@@ -235,14 +235,85 @@ def last_einsum(evidence: Evidence) -> float:
     return giga(evidence, "Global") - giga(evidence, *FORWARD)
 
 
-def transforms(pipeline: list[dict[str, Any]]) -> list[str]:
-    return [step["type"] for step in pipeline]
+def loss_with_ignored_logits(evidence: Evidence) -> list[float]:
+    """The mask loss of one prediction while only logits under ignored pixels change: -5, 0, 5.
+
+    The left half of the label map is class 3, the right half 255. The query's mask is right on the left half.
+    """
+    label_map = torch.full((1, 64, 64), 255)
+    label_map[:, :, :32] = 3
+    sample = SegDataSample(metainfo={"img_shape": (64, 64)})
+    sample.gt_sem_seg = PixelData(data=label_map)
+    instances, metas = head(evidence)._seg_data_to_instance_data([sample])
+    losses = []
+    for value in (-5.0, 0.0, 5.0):
+        masks = torch.full((1, head(evidence).num_queries, 16, 16), 5.0)  # (B, Q, H, W) at stride 4
+        masks[..., 8:] = value
+        classes = torch.zeros(1, head(evidence).num_queries, head(evidence).num_classes + 1)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)  # the same random points each time
+            losses.append(float(head(evidence)._loss_by_feat_single(classes, masks, instances, metas)[1]))
+    return [round(loss, 2) for loss in losses]
 
 
-def padded(evidence: Evidence) -> tuple[int, ...]:
-    image = torch.full((3, 300, 400), 200, dtype=torch.uint8)
-    data = {"inputs": [image], "data_samples": [SegDataSample(metainfo={"img_shape": (300, 400)})]}
-    data["data_samples"][0].gt_sem_seg = PixelData(data=torch.zeros(1, 300, 400, dtype=torch.int64))
-    batch = evidence.model.data_preprocessor(data, True)["inputs"]
-    inside, outside = batch[0, :, :300, :400], batch[0, :, 300:]
-    return (*batch.shape[-2:], bool((inside != 0).all()), bool((outside == 0).all()))
+def two_regions_of_one_class(evidence: Evidence) -> tuple[int, int]:
+    """Masks and their pixels for a label map with two separate regions of one class."""
+    sample = SegDataSample(metainfo={"img_shape": (1, 5)})
+    sample.gt_sem_seg = PixelData(data=torch.tensor([[[7, 7, 255, 7, 7]]]))
+    (found,), _ = head(evidence)._seg_data_to_instance_data([sample])
+    return len(found.masks), int(found.masks.sum())
+
+
+def inherited(evidence: Evidence) -> list[list[str]]:
+    """Methods that Mask2Former's encoder, decoder and decoder layer define themselves."""
+    decoder = head(evidence).transformer_decoder
+    classes = [type(thing) for thing in (pixel(evidence).encoder, decoder, decoder.layers[0])]
+    return [[name for name, value in vars(cls).items() if inspect.isfunction(value)] for cls in classes]
+
+
+def attentions(evidence: Evidence) -> tuple[int, set[str], set[int]]:
+    layers = head(evidence).transformer_decoder.layers
+    inner = [block.attn for layer in layers for block in (layer.cross_attn, layer.self_attn)]
+    return len(inner), {f"{type(a).__module__.partition('.')[0]}.{type(a).__name__}" for a in inner}, {
+        a.num_heads for a in inner
+    }  # fmt: skip
+
+
+def maskformer_starts_at_zero(evidence: Evidence) -> bool:
+    source = evidence.record["MaskFormerHead.forward"].source
+    return any("torch.zeros_like(query_embed)" in line for line in source.lines)
+
+
+def lines_with(evidence: Evidence, pattern: str) -> list[str]:
+    """Lines of all traced functions that match."""
+    if not evidence.record:
+        raise ValueError("nothing was traced")
+    sources = [(trace.source, line) for trace in evidence.record.values() for line in trace.source.lines]
+    return [f"{source.name}: {line.strip()}" for source, line in sources if re.search(pattern, line)]
+
+
+def things_and_stuff(evidence: Evidence) -> tuple[int, int]:
+    base = next(base for base in type(head(evidence)).__mro__ if base.__module__.startswith("mmdet"))
+    defaults = inspect.signature(base.__init__).parameters
+    return defaults["num_things_classes"].default, defaults["num_stuff_classes"].default
+
+
+def rises(values: list[float]) -> bool:
+    return all(low < high for low, high in itertools.pairwise(values))
+
+
+def point_shares(evidence: Evidence) -> tuple[float, float]:
+    """How much of all loss points, and of all candidates, the unsure points are."""
+    unsure = shape(evidence, POINTS, "point_coords = point_coords.view(-1, 2)")[1]
+    candidates = shape(evidence, POINTS, "point_coords = torch.rand(")[1]
+    return unsure / shape(evidence, LOSS, "mask_point_preds = point_sample(")[1], unsure / candidates
+
+
+def loss_without_annotations(evidence: Evidence) -> str:
+    """What the conversion of the ground truth misses in a sample that only has an image."""
+    convert = head(evidence)._seg_data_to_instance_data
+    try:
+        convert([SegDataSample()])
+    except AttributeError as error:
+        return str(error)
+    return "no error"

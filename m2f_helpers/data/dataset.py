@@ -17,8 +17,8 @@ from mmseg.registry import DATASETS, TRANSFORMS
 
 from m2f_helpers.data.labels import read_label
 from m2f_helpers.data.layout import read_data
-from m2f_helpers.images import read_image
-from m2f_helpers.palette import UNKNOWN, ade20k_palette, own_palette
+from m2f_helpers.images import decode_bgr
+from m2f_helpers.palette import UNKNOWN, Palette, ade20k_palette, own_palette
 
 # steps of a pipeline: mmseg's name -> what reads the files of a `PairDataset`
 READERS = {"LoadImageFromFile": "LoadImage", "LoadAnnotations": "LoadLabels"}
@@ -50,10 +50,7 @@ class PairDataset(BaseSegDataset):
     ) -> None:
         self.split = split
         metainfo = metainfo or ade20k_palette().meta
-        names = metainfo["classes"]
-        if on_disk is None and reduce_zero_label:
-            on_disk, ignored = range(1, len(names) + 1), (0,)
-        self.from_disk = own_palette(names, None, on_disk, ignored).from_disk
+        self.from_disk = classes_on_disk(metainfo, on_disk, ignored, reduce_zero_label).from_disk
         super().__init__(data_root=data_root, metainfo=metainfo, reduce_zero_label=reduce_zero_label, **options)
 
     def _join_prefix(self) -> None:
@@ -68,14 +65,28 @@ class PairDataset(BaseSegDataset):
         ]
 
 
+def classes_on_disk(
+    metainfo: dict | None = None,
+    on_disk: Sequence[Sequence[int]] | None = None,
+    ignored: Sequence[int] = (),
+    reduce_zero_label: bool = False,
+    **_: Any,
+) -> Palette:
+    """The classes, and what each id on disk means, from the settings of a data set in a config."""
+    names = (metainfo or ade20k_palette().meta)["classes"]
+    if on_disk is None and reduce_zero_label:
+        on_disk, ignored = range(1, len(names) + 1), (0,)
+    return own_palette(names, None, on_disk, ignored)
+
+
 @TRANSFORMS.register_module()
 class LoadImage(LoadImageFromFile):
     """Reads an image as prediction does (`images.read_image`), in mmseg's order of channels, BGR."""
 
     def transform(self, results: dict) -> dict:
         """Adds `img`, `(H, W, 3)` uint8, `img_shape` and `ori_shape`."""
-        image = read_image(results["img_path"])
-        results["img"] = np.ascontiguousarray(image[..., ::-1])
+        path = Path(results["img_path"])
+        image = results["img"] = decode_bgr(path.read_bytes(), str(path))
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results
 

@@ -9,13 +9,13 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from m2f_helpers.config import LOADERS, PIPELINES, Source, as_config, class_names, mmseg_names
-from m2f_helpers.data.dataset import PairDataset
-from m2f_helpers.data.labels import LabelProblem, check_pair
+from m2f_helpers.data.dataset import PairDataset, classes_on_disk
+from m2f_helpers.data.labels import check_pair
 from m2f_helpers.data.layout import Pair, match, read_data
 from m2f_helpers.finetune import memory
 from m2f_helpers.finetune.differences import silent_edits
 from m2f_helpers.finetune.memory import estimate_memory  # noqa: F401  notebook 04 asks for it here
-from m2f_helpers.palette import IGNORE, UNKNOWN, own_palette
+from m2f_helpers.palette import UNKNOWN
 
 CHECKED_LABELS = 50
 SMALLEST_RATE = 1e-7
@@ -210,12 +210,16 @@ def pairs_of(dataset: ConfigDict) -> list[Pair]:
 def _labels(cfg: Config) -> list[str]:
     """The first label maps of the training data, looked at as they lie on disk; all of them if none has a class."""
     dataset, found, taught = cfg.train_dataloader.dataset, [], False
+    try:
+        classes = classes_on_disk(**{"reduce_zero_label": dataset.type == ADE20K, **dataset})
+    except ValueError as error:
+        return [f"train_dataloader: {error}"]
     pairs = pairs_of(dataset)
     for i, pair in enumerate(pairs):
         if i >= CHECKED_LABELS and taught:
             break
-        has_class, problems = _look_at(pair, dataset, cfg.model.decode_head)
-        taught, found = taught or has_class, found + problems
+        ids, problems = check_pair(pair.image, pair.label, classes, cfg.model.decode_head.num_queries)
+        taught, found = taught or bool((classes.from_disk[list(ids)] < UNKNOWN).any()), found + problems
     errors = [f"{problem.path}: {problem.message}" for problem in found if problem.severity == "error"]
     if not errors and not taught:
         return [
@@ -224,22 +228,6 @@ def _labels(cfg: Config) -> list[str]:
         ]
     more = [f"... and {len(errors) - 5} more label maps like these"] if len(errors) > 5 else []
     return errors[:5] + more
-
-
-def _look_at(pair: Pair, dataset: ConfigDict, head: ConfigDict) -> tuple[bool, list[LabelProblem]]:
-    """Whether a label map has a pixel of any class, and what is wrong with it."""
-    if not dataset.get("on_disk"):
-        reduce = dataset.get("reduce_zero_label", dataset.type == ADE20K)
-        ids, problems = check_pair(pair.image, pair.label, head.num_classes, reduce, head.num_queries)
-        return bool(set(ids) - ({0, IGNORE} if reduce else {IGNORE})), problems
-    names = range(len(dataset.on_disk))
-    in_memory = own_palette([f"class {i}" for i in names], None, dataset.on_disk, dataset.ignored).from_disk
-    ids, problems = check_pair(pair.image, pair.label, 256, False, head.num_queries)
-    problems = [problem for problem in problems if problem.code not in ("0-255-mask", "all-other")]
-    if strange := [i for i in ids if in_memory[i] == UNKNOWN]:
-        text = f"holds ids {strange[:5]} that no class has: `m2f convert SRC NEW --map` gives them a meaning"
-        problems.append(LabelProblem(pair.label, "unknown-id", text))
-    return any(in_memory[i] < UNKNOWN for i in ids), problems
 
 
 def _at(cfg: Config, key: str) -> Any:

@@ -17,9 +17,11 @@ from PIL import Image
 
 from m2f_helpers import cli
 from m2f_helpers.data import pairs, preparation
+from m2f_helpers.data.labels import counted_classes
 from m2f_helpers.data.layout import read_data
 from m2f_helpers.data.preparation import prepare, prepared_data
 from m2f_helpers.data.scenes import dataset
+from m2f_helpers.files import InUse, locked
 from m2f_helpers.images import read_image
 from tests.pair_files import LABEL, RED_BLUE, add, png, saved
 
@@ -174,11 +176,11 @@ class _Deadly(pairs.Job):
 
 def test_own_classes_counted_from_zero(tmp_path):
     add(tmp_path / "src", "a", label=png(LABEL - 1))
-    report = prepare(tmp_path / "src", tmp_path / "dst", [60, 60], "pad", num_classes=6, reduce_zero_label=False)
+    report = prepare(tmp_path / "src", tmp_path / "dst", [60, 60], "pad", classes=counted_classes(6, False))
     assert report.ok
     assert [entry.name for entry in report.classes] == ["class 0", *(f"class {i}" for i in range(1, 6)), "ignore"]
     add(tmp_path / "src", "b")  # ids 1..6
-    report = prepare(tmp_path / "src", tmp_path / "dst", [60, 60], "pad", num_classes=6, reduce_zero_label=False)
+    report = prepare(tmp_path / "src", tmp_path / "dst", [60, 60], "pad", classes=counted_classes(6, False))
     assert [entry[1] for entry in report.failed] == ["id-equals-num-classes"]
 
 
@@ -395,3 +397,9 @@ def test_prepared_data_of_another_source_replaces_the_first(tmp_path):
 def test_prepared_data_without_a_usable_pair(tmp_path):
     with pytest.raises(ValueError, match="holds no pair that can be used(.|\n)*is an empty file"):
         prepared_data(add(tmp_path / "own", "mine", label=b""), tmp_path / "out")
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path, drawn):
+    with locked(tmp_path / "dst"), pytest.raises(InUse, match=f"dst is in use by process {os.getpid()} "):
+        prepare(drawn, tmp_path / "dst", [32, 32])
+    assert prepare(drawn, tmp_path / "dst", [32, 32]).pairs == 24

@@ -97,20 +97,29 @@ def ade20k(folder: Path, subset: int | None, archive: Path | None) -> None:
 
 @main.command()
 @click.option("--data", type=click.Path(path_type=Path), help="Check the label maps of this data set instead.")
-@click.option("--classes", default=150, show_default=True, help='With --data: number of classes without "other".')
-@click.option("--zero-is-other/--zero-is-class", default=True, show_default=True, help="With --data: meaning of id 0.")
+@click.option("--classes", type=int, help='Number of classes without "other".  [default: from the data]')
+@click.option("--zero-is-other/--zero-is-class", default=None, help="Meaning of id 0.  [default: from the data]")
 @click.option("--limit", type=int, help="With --data: look at so many pairs per split.")
-def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | None) -> None:
+def check(data: Path | None, classes: int | None, zero_is_other: bool | None, limit: int | None) -> None:
     """Show what is installed, what is wrong, and the command that mends it; or check a data set."""
     if data is None:
         from m2f_helpers.install import environment
 
         sys.exit(environment.main())
-    from m2f_helpers.data.checks import check_labels, describe_problems
+    from m2f_helpers.data.checks import check_data
 
-    problems = check_labels(data, classes, zero_is_other, limit)
-    click.echo(describe_problems(problems))
-    sys.exit(any(problem.severity == "error" for problem in problems))
+    report = check_data(data, _counted(classes, zero_is_other), limit)
+    click.echo(report)
+    sys.exit(report.errors > 0)
+
+
+def _counted(classes: int | None, zero_is_other: bool | None) -> Any:
+    """The classes that the options of `check` and `prepare` describe; None if there are no such options."""
+    from m2f_helpers.data.labels import counted_classes
+
+    if classes is None and zero_is_other is None:
+        return None
+    return counted_classes(150 if classes is None else classes, zero_is_other is not False)
 
 
 @main.command()
@@ -249,16 +258,19 @@ def figures(runs: Path, folder: Path) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
 @click.option("--profile", default="demo", show_default=True, help="demo or ade20k, for a checkpoint without a config.")
 @click.option("--config", type=click.Path(path_type=Path), help="A config file in place of the checkpoint's.")
+@click.option("--trust-config", is_flag=True, help="A config is run as Python code: allow more than assignments.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; without it, the profile's own.")
 @click.option("--alpha", default=0.55, show_default=True, help="Weight of the class colours, 0 to 1.")
 @click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
-def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
+def predict(images, out, profile, config, trust_config, checkpoint, alpha, device) -> None:
     """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out.
 
     Config and classes are those that the checkpoint carries.
     """
+    from m2f_helpers.config import as_config
     from m2f_helpers.inference import models, prediction
 
+    config = as_config(config, trust_config) if config else None
     model = models.load_profile(profile, config, checkpoint, device)
     report = prediction.predict(model, images, out, alpha=alpha)
     click.echo(f"{report.table['file'].nunique()} images segmented, {len(report.files)} files in {out}")
@@ -294,13 +306,13 @@ def lab(folder: Path, options: tuple[str, ...]) -> None:
 @click.option("--size", nargs=2, type=int, default=(512, 512), show_default=True, help="Height and width in pixels.")
 @click.option("--mode", type=click.Choice(["stretch", "crop", "pad"]), default="stretch", show_default=True)
 @click.option("--workers", type=int, help="Processes; without it, one per core.")
-@click.option("--classes", default=150, show_default=True, help='Number of classes without "other".')
-@click.option("--zero-is-other/--zero-is-class", default=True, show_default=True, help="Meaning of id 0 on disk.")
+@click.option("--classes", type=int, help='Number of classes without "other".  [default: from the data]')
+@click.option("--zero-is-other/--zero-is-class", default=None, help="Meaning of id 0.  [default: from the data]")
 def prepare(src, dst, size, mode, workers, classes, zero_is_other) -> None:
     """Resize the data set SRC into DST. A second run does only what is missing or changed."""
     from m2f_helpers.data import preparation
 
-    report = preparation.prepare(src, dst, list(size), mode, workers, classes, zero_is_other)
+    report = preparation.prepare(src, dst, list(size), mode, workers, _counted(classes, zero_is_other))
     click.echo(report)
     sys.exit(not report.ok)
 
@@ -366,21 +378,27 @@ def scenes(folder: str, train: int, val: int, domain: str, seed: int, size: tupl
 @main.command()
 @click.option("--profile", default="demo", show_default=True, help="demo or ade20k.")
 @click.option("--data", help="Data folder (ADE20K layout, or images/ and labels/).  [default: drawn scenes]")
+@click.option("--classes", metavar="NAMES", help='"sky,road,car" in place of the names in the folder.')
 @click.option("--out", default="runs/finetune", show_default=True, help="Output folder.")
 @click.option("--weights", help="Checkpoint to start from, or 'random'.  [default: the profile's]")
 @click.option("--iterations", default=0, help="Steps; 0 takes the profile's number.")
 @click.option("--crop", type=int, nargs=2, default=(0, 0), help="Height and width of the training crop, pixels.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images per step.  [default: the profile's]")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--device", help="cpu, cuda or mps.  [default: what is there]")
+@click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the fastest there is]")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder.")
+@click.option("--accept-changes", is_flag=True, help="Resume although data, crop, batch or rate are other ones.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in the output folder; else it goes to a sub-folder.")
 @quietly
-def train(profile, data, out, crop, **options) -> None:
+def train(profile, data, classes, out, crop, batch_size, **options) -> None:
     """Fine-tune; on several devices with torchrun --nproc-per-node 2 -m m2f_helpers train ..."""
     from m2f_helpers.finetune.training import finetune
 
-    result = finetune(profile, data, out, crop_size=crop if any(crop) else (), **options)
+    names = [name.strip() for name in classes.split(",")] if classes else ()
+    sizes = {"crop_size": crop if any(crop) else (), "batch_size": batch_size or 0}
+    result = finetune(profile, data, out, classes=names, **sizes, **options)
     if result is not None:
-        click.echo(f"mIoU {result.miou:.3f}  {result.checkpoint}")
+        click.echo(f"{result.loaded}\nmIoU {result.miou:.3f}  {result.checkpoint}")
 
 
 if __name__ == "__main__":

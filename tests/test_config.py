@@ -325,9 +325,6 @@ def test_diff_is_a_tree_with_reasons(published):
     lines = diff.text().splitlines()
     assert lines[0] == "default_hooks" and lines[1] == "  checkpoint"
     assert any(line.split()[:4] == ["max_iters", "160000", "->", "100"] and "100 steps" in line for line in lines)
-    table = diff.table()
-    assert list(table.columns) == ["key", "before", "after", "why"] and len(table) == len(diff)
-    assert table.set_index("key").loc["param_scheduler.0.end", "after"] == "100"
     assert "param_scheduler.0.end" in diff._repr_html_()
     assert len(differences.config_diff(published, copy.deepcopy(published))) == 0
 

@@ -48,7 +48,7 @@ def winners(
     padded: Sequence[int],
     inner: Callable[[Tensor], Tensor],
     size: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What `class_scores` and `upsampled_argmax` give for all classes, from the few that can win.
 
     A class that no query finds likely can hardly win. So only the likely ones are computed, and one score more: as if
@@ -59,10 +59,11 @@ def winners(
         class_logits: `(1, Q, K + 1)`, the last column "no object".
         mask_logits: `(1, Q, h / 4, w / 4)`.
         padded: `[H, W]` of the network's input.
-        inner: takes the padding off maps `(1, n, *padded)`.
+        inner: takes the padding off maps `(1, n, *padded)`, and to where there is room for the result.
         size: `[H, W]` of the result.
 
-    Returns: winner `(H, W)` uint8, its score `(H, W)`, and the sum of all scores `(H, W)`.
+    Returns: places `(H, W)` uint8 among the ids, the winner's score `(H, W)`, the sum of all scores `(H, W)`, and the
+        ids of the classes looked at `(n,)`, ascending.
     """
     probabilities = class_logits.softmax(-1)[..., :-1]  # (1, Q, K)
     total = probabilities.sum(-1, keepdim=True)
@@ -72,12 +73,15 @@ def winners(
         ids, rest = likely.nonzero()[:, 0], (probabilities * ~likely).amax(-1, keepdim=True)
         votes = torch.cat((probabilities[..., ids], rest, total), -1)  # (1, Q, n + 2)
         scores = inner(torch.einsum("bqk,bqhw->bkhw", votes, masks))
-        bound, sums = upsample(scores[:, -2:], size)[0]  # both (H, W)
-        if len(ids):
-            winner, best = upsampled_argmax(scores[:, :-2], size, WHOLE // 8)
-            if least == 0 or bool((bound < best - 1e-5 * best).all()):  # rounding must not decide
-                break
-    return ids.to(torch.uint8)[winner.long()], best, sums
+        if not len(ids):
+            continue
+        places, best = upsampled_argmax(scores[:, :-2], size, WHOLE // 8)
+        if least == 0:
+            break
+        bound = upsample(scores[:, -2:-1], size)[0, 0].div_(best)  # (H, W): what the others could have, at most
+        if bool((bound < 1 - 1e-5).all()):  # rounding must not decide
+            break
+    return places, best, upsample(scores[:, -1:], size)[0, 0], ids
 
 
 def _possible_winners(scores: Tensor) -> Tensor:

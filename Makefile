@@ -1,5 +1,6 @@
 # make tutorial   set up, then run all five notebooks on the demo profile (CPU, no network needed while they run)
 # make test       set up, then run the tests
+# make test-kit   fetch a classroom kit for this machine and install it with every index switched off
 # make check      what is installed, what is wrong, which command mends it
 # make lab        open JupyterLab on copies of the notebooks in work/
 # make figures    remake the pictures of the README
@@ -11,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: tutorial test check lab figures clean
+.PHONY: tutorial test test-kit check lab figures clean
 
 tutorial: $(READY)
 	$(BIN)/m2f run
@@ -28,6 +29,9 @@ lab: $(READY)
 
 figures: tutorial
 	$(BIN)/m2f figures runs notebooks/figures
+
+test-kit: $(READY)
+	M2F_TEST_KIT=1 $(BIN)/python -m pytest -n 0 tests/classroom/test_kit.py
 
 clean:
 	rm -rf $(VENV) runs

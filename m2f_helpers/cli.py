@@ -37,7 +37,11 @@ def _predictable(error: Exception) -> str:
         return (
             f"the memory does not suffice ({text or 'no more could be had'}); a smaller --size, --crop or image helps"
         )
-    if isinstance(error, (ValueError, OSError)):
+    if isinstance(error, OSError):
+        from m2f_helpers import files
+
+        return files.sentence(error)
+    if isinstance(error, ValueError):
         return text
     if isinstance(error, ImportError):
         return f"a library cannot be imported: {text}; `m2f check` says what is wrong and which command mends it"
@@ -111,13 +115,17 @@ def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | Non
 
 @main.command()
 @click.option("--group", help="Only the claims of this group, for instance 'losses'.")
+@click.option("--write-up", is_flag=True, help="What the write-up behind this tutorial said, and what really runs.")
 @quietly
-def claims(group) -> None:
-    """Check a hundred statements about Mask2Former on the installed source and a real run (about a minute)."""
+def claims(group: str | None, write_up: bool) -> None:
+    """Check the statements about Mask2Former on the installed source and a real run (about a minute)."""
     from m2f_helpers.architecture import claims as statements
+    from m2f_helpers.architecture.write_up import answers, write_up_text
 
+    if write_up and group:
+        raise ValueError(f"--write-up shows all groups, got --group {group}; leave one of the two out")
     checked = statements.check(claims=statements.claims_of(group))
-    click.echo(statements.claims_text(checked))
+    click.echo(write_up_text(answers(checked)) if write_up else statements.claims_text(checked))
     sys.exit(0 if all(entry.holds for entry in checked) else 1)
 
 
@@ -138,6 +146,50 @@ def convert(src, dst, form, classes, mapping, ignore, val, group) -> None:
     pairs = parse_mapping(mapping) if mapping else None
     words = ignore.split(",") if ignore else ()
     click.echo(conversion.convert(src, dst, form, classes, pairs, words, val, group))
+
+
+@main.group(name="class")
+def classroom() -> None:
+    """For teachers: editions of the notebooks, grading, and a kit for a room without network."""
+
+
+@classroom.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", default="grades", show_default=True, help="Folder for grades.csv and the executed notebooks.")
+@click.option("--minutes", default=15.0, show_default=True, help="For one submission.")
+@click.option("--cell-seconds", default=300, show_default=True, help="For one cell; it is then interrupted.")
+@click.option("--memory", default=6.0, show_default=True, help="Gigabytes for all processes of a submission.")
+@click.option("--jobs", default=1, show_default=True, help="Submissions graded at the same time.")
+def grade(folder, out, minutes, cell_seconds, memory, jobs) -> None:
+    """Grade every notebook below FOLDER: one row for each exercise in grades.csv. Goes on where it was stopped.
+
+    Submissions are foreign code. Each runs in a process and an empty folder of its own, with limits of time and memory.
+    That stops endless loops, full memory and careless deletions. It does not stop ill will: the code has your rights,
+    can read and delete your files and reach the network. For people you do not trust, grade in a container.
+    """
+    from m2f_helpers.classroom import grading
+
+    rows = grading.grade(folder, out, grading.Limits(minutes, cell_seconds, memory), jobs)
+    graded = len({row.file for row in rows})
+    click.echo(f"{graded} submissions, {sum(row.points for row in rows)} of {len(rows)} points; {out}/{grading.TABLE}")
+
+
+@classroom.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--python", "pythons", multiple=True, required=True, help="Version on the laptops; may be repeated.")
+@click.option("--platform", "platforms", multiple=True, required=True, help="linux, macos or windows; may be repeated.")
+@click.option("--wheel", type=click.Path(path_type=Path), help="This project's wheel.  [default: built here]")
+@click.option("--torch-from", help="Index or folder with a CPU build of torch; plain pip takes CUDA's on Linux.")
+@click.option("--pages", type=click.Path(path_type=Path), help="Folder of executed notebooks; their pages come along.")
+def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
+    """Gather in OUT all that laptops need to install and run the tutorial without network or administrator.
+
+    Sizes are told before anything is fetched; a run that broke off goes on when it is called again.
+    """
+    from m2f_helpers.classroom.kit import build_kit
+
+    made = build_kit(out, pythons, platforms, wheel, torch_from, pages)
+    click.echo(f"{len(made)} files, {sum(made.values()) / 1e6:,.0f} MB in {out}; install.sh or install.bat there")
 
 
 @main.command()
@@ -165,7 +217,7 @@ def figures(runs: Path, folder: Path) -> None:
 
     from m2f_helpers import execution
 
-    for name in execution.list_notebooks():
+    for name in execution.find_notebooks([]):
         for path in execution.export_figures(nbformat.read(runs / f"{name}.ipynb", as_version=4), folder):
             click.echo(path)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import copy
 import json
 import os
 import re
@@ -17,14 +16,13 @@ from typing import Any
 import nbformat
 import papermill
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
-from m2f_helpers import files
+from m2f_helpers import export, files
 from m2f_helpers.records import read_records
 from m2f_helpers.resources import resource
 
-WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+OPTIONAL_FROM = "06"
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,9 @@ def list_notebooks() -> dict[str, Path]:
 
 
 def find_notebooks(wanted: Iterable[str]) -> dict[str, Path]:
-    """Look notebooks up by number ("4", "04"), by name ("04_finetune", "finetune") or by file name; none means all.
+    """Look notebooks up by number ("4", "04"), by name ("04_finetune", "finetune") or by file name.
+
+    None named means the five of the tutorial; the optional ones, from 06 on, run when they are named.
 
     Raises: ValueError naming what is unknown and what there is.
     """
@@ -56,7 +56,7 @@ def find_notebooks(wanted: Iterable[str]) -> dict[str, Path]:
         if len(matches) != 1:
             raise ValueError(f"there is no notebook {word!r}; there are {', '.join(known)}")
         found[matches[0]] = known[matches[0]]
-    return found or known
+    return found or {name: path for name, path in known.items() if name < OPTIONAL_FROM}
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
@@ -110,9 +110,9 @@ def check_parameters(notebooks: Mapping[str, Path], parameters: Mapping[str, Any
 
 
 def run_notebook(name: str, path: Path, out: Path, parameters: Mapping[str, Any]) -> NotebookRun:
-    """Execute one notebook into `out`, as `<name>.ipynb` and `<name>.html`.
+    """Execute one notebook into `out`, as `<name>.ipynb`.
 
-    While it runs, and if a cell fails, the notebook lies beside them as `<name>.partial.ipynb`.
+    While it runs, and if a cell fails, the notebook lies beside it as `<name>.partial.ipynb`.
 
     Args:
         name: the notebook's name, for the progress line.
@@ -140,31 +140,20 @@ def run_notebook(name: str, path: Path, out: Path, parameters: Mapping[str, Any]
     seconds = time.monotonic() - started
     notebook = nbformat.read(partial, as_version=4)
     if not error:
-        files.write(out / f"{name}.html", HTMLExporter().from_notebook_node(without_widgets(notebook))[0])
         os.replace(partial, final)
     return NotebookRun(name, partial if error else final, seconds, read_records(notebook), error)
 
 
-def without_widgets(notebook: Any) -> Any:
-    """A copy in which widgets are replaced by their static twins, for pages that must show without JavaScript.
-
-    Args:
-        notebook: an executed `nbformat.NotebookNode`; it is left as it is.
-
-    Returns: the copy: no widget state, and outputs that are a widget and nothing else (progress bars) are gone.
-    """
-    page = copy.deepcopy(notebook)
-    page.metadata.pop("widgets", None)
-    for cell in page.cells:
-        kept = []
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            widget = data.pop(WIDGET_MIME, None)
-            if widget is None or set(data) - {"text/plain"}:
-                kept.append(output)
-        if cell.cell_type == "code":
-            cell.outputs = kept
-    return page
+def write_pages(out: Path, names: Iterable[str]) -> None:
+    """Write `<name>.html` for executed notebooks in `out`; a page that is new makes the others link to it."""
+    there = [name for name in list_notebooks() if (out / f"{name}.ipynb").is_file()]
+    notebooks = {name: nbformat.read(out / f"{name}.ipynb", as_version=4) for name in there}
+    titles = {name: export.title_of(notebook) or name for name, notebook in notebooks.items()}
+    chosen = set(names)
+    if any(not (out / f"{name}.html").exists() for name in chosen):
+        chosen = set(there)
+    for name in [name for name in there if name in chosen]:
+        files.write(out / f"{name}.html", export.page(notebooks[name], name, titles))
 
 
 def run_notebooks(
@@ -193,6 +182,7 @@ def run_notebooks(
     out = _writable_folder(out)
     common = {"PROFILE": profile, "DATA_DIR": str(data.resolve()) if data else "", "OUT_DIR": str(out)}
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a debugger's start-up warning in every kernel
+    done = []
     for name, path in notebooks.items():
         run = run_notebook(name, path, out, common | extra)
         numbers = "  ".join(f"{key}={_short(value)}" for key, value in run.records.items())
@@ -200,7 +190,11 @@ def run_notebooks(
         save_records(out / "records.json", {name: run.records})
         if run.error:
             print(run.error, flush=True)
-            return False
+            break
+        done.append(name)
+    write_pages(out, done)
+    if len(done) < len(notebooks):
+        return False
     print(f"notebooks, HTML and records.json are in {out}", flush=True)
     return True
 

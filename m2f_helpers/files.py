@@ -6,14 +6,18 @@ writing at this moment.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
+LOCK = ".m2f.lock"
 _BINARY = getattr(os, "O_BINARY", 0)  # only Windows tells text files from others
 
 
@@ -108,3 +112,93 @@ def _lives(pid: int) -> bool:
         return False
     except psutil.AccessDenied:
         return True
+
+
+# --- Folders --------------------------------------------------------------------------------------------------------
+
+
+class InUse(ValueError):
+    """Another process is writing into the folder."""
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Keep an output folder, made if needed, for this process as long as the `with` lasts.
+
+    The system itself lets go of the lock when the process ends, however that happens.
+
+    Raises: InUse, which says who holds the folder.
+    """
+    from filelock import FileLock, Timeout  # here, because worker processes start without it
+
+    path = make_folder(folder) / LOCK
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InUse(
+            f"{folder} is in use by {_holder(path)}: wait until it has ended, stop it, or choose another folder"
+        ) from None
+    try:
+        command = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+        path.write_text(
+            f"process {os.getpid()} ({command[:200]}) since {time.strftime('%Y-%m-%d %H:%M:%S')}\n", "utf-8"
+        )
+        yield
+    finally:
+        with suppress(OSError):
+            os.truncate(path, 0)
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    with suppress(OSError, UnicodeDecodeError):
+        return path.read_text("utf-8").strip() or "another process"
+    return "another process"
+
+
+def make_folder(path: str | Path) -> Path:
+    """The folder, made if it is not there. OSError says in a sentence why not."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except FileExistsError:
+        raise FileExistsError(f"{path} is a file: choose another folder") from None
+    return Path(path)
+
+
+def check_apart(data: str | Path, out: str | Path) -> None:
+    """ValueError if one of the two folders is the other or lies in it: results would be taken for data."""
+    a, b = Path(data).resolve(), Path(out).resolve()
+    if a == b or a in b.parents or b in a.parents:
+        raise ValueError(
+            f"the data {data} and the output folder {out} must not contain each other: choose another output folder"
+        )
+
+
+_FIXES = {
+    errno.ENOSPC: "the disk is full: make room and call again",
+    errno.EDQUOT: "your quota on this disk is used up: make room and call again",
+    errno.EACCES: "permission denied: choose another folder, or change its rights",
+    errno.EPERM: "permission denied: choose another folder, or change its rights",
+    errno.EROFS: "this disk cannot be written to: choose a folder on another one",
+    errno.ENOENT: "no such file or folder: check the name",
+    errno.ENOTDIR: "a file is in the place of a folder: choose another name",
+    errno.EISDIR: "is a folder, a file is needed: choose another name",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    errno.EMFILE: "too many files are open: use fewer workers, or raise `ulimit -n`",
+    errno.EIO: "the disk reports an error: copy the file again, or choose another disk",
+}
+
+
+def sentence(error: OSError, path: str | Path | None = None) -> str:
+    """An error of the system as one sentence with the file and a fix; one that is a sentence already stays.
+
+    Args:
+        error: what was raised.
+        path: the file or folder that it is about, where the error itself names none.
+    """
+    if error.errno is None or error.strerror != os.strerror(error.errno):  # a sentence already
+        return " ".join(str(error.strerror or error).split())
+    name = error.filename if error.filename is not None else path
+    text = _FIXES.get(error.errno, (error.strerror or str(error)).lower())
+    return f"{os.fsdecode(name)}: {text}" if isinstance(name, (str, bytes, os.PathLike)) else text

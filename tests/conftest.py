@@ -15,7 +15,7 @@ import pytest
 
 import m2f_helpers  # noqa: F401  first of all: registers the stand-in for mmcv's compiled ops
 from m2f_helpers import execution
-from tests.solutions import with_solutions
+from m2f_helpers.classroom.cells import with_solutions
 
 # What is expensive is made once per suite: all tests that use such a fixture go to the same process. Longest first.
 SHARED = ("tutorial", "real", "evidence")
@@ -54,15 +54,15 @@ def wheel(tmp_path_factory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def run_all(out: Path, data: Path | None = None) -> dict[str, execution.NotebookRun]:
-    """Run every notebook into `out`; one that fails is returned with its error, so that its own test says so.
+def run_all(out: Path, data: Path | None = None, wanted: tuple[str, ...] = ()) -> dict[str, execution.NotebookRun]:
+    """Run the five notebooks, or those named, into `out`; one that fails is returned with its error for its own test.
 
     Below each exercise stands a cell more, with the solution.
     """
     common = {"PROFILE": "demo", "DATA_DIR": str(data) if data else "", "OUT_DIR": str(out)}
     runs, sources = {}, out / "solved"
-    sources.mkdir()
-    for name, path in execution.list_notebooks().items():
+    sources.mkdir(exist_ok=True)
+    for name, path in execution.find_notebooks(wanted).items():
         nbformat.write(with_solutions(nbformat.read(path, as_version=4)), sources / path.name)
         runs[name] = execution.run_notebook(name, sources / path.name, out, common)
     return runs

@@ -1,4 +1,6 @@
+import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -78,3 +80,60 @@ def wait_for(condition, seconds=10):
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
+
+
+# --- Folders --------------------------------------------------------------------------------------------------------
+
+
+HOLD = """import sys, time; from m2f_helpers import files
+with files.locked(sys.argv[1]): print(1, flush=True); time.sleep(99)"""
+
+
+def test_a_second_process_is_told_who_holds_the_folder_and_a_kill_frees_it(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "out"], stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    with pytest.raises(files.InUse) as caught, files.locked(tmp_path / "out"):
+        pass
+    assert f"is in use by process {holder.pid} (-c {tmp_path}" in str(caught.value) and " since 20" in str(caught.value)
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with files.locked(tmp_path / "out"):
+        pass
+
+
+def test_a_lock_ends_with_its_block_even_after_an_error(tmp_path):
+    with pytest.raises(KeyError), files.locked(tmp_path):
+        raise KeyError
+    with files.locked(tmp_path):
+        assert str(os.getpid()) in (tmp_path / files.LOCK).read_text()
+    assert (tmp_path / files.LOCK).read_text() == ""
+
+
+def test_a_file_in_place_of_the_output_folder(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(FileExistsError, match="out is a file: choose another folder"), files.locked(tmp_path / "out"):
+        pass
+
+
+@pytest.mark.parametrize("data, out", [("a", "a"), ("a", "a/b"), ("a/b/c", "a"), ("a", "link/b")])
+def test_results_are_kept_out_of_the_data(tmp_path, data, out):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(ValueError, match="must not contain each other: choose another output folder"):
+        files.check_apart(tmp_path / data, tmp_path / out)
+    files.check_apart(tmp_path / "a", tmp_path / "ab")
+
+
+@pytest.mark.parametrize(
+    "error, text",
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.png"), "x.png: the disk is full: make room"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "out: the disk is full: make room"),
+        (OSError(errno.EACCES, os.strerror(errno.EACCES), b"x.png"), "x.png: permission denied: choose another"),
+        (OSError(errno.EXDEV, os.strerror(errno.EXDEV), "x"), "x: invalid cross-device link"),
+        (OSError(errno.ENOSPC, "a sentence of ours"), "a sentence of ours"),
+        (OSError("a sentence\nin two lines"), "a sentence in two lines"),
+    ],
+)
+def test_errors_of_the_system_become_a_sentence_with_a_file_and_a_fix(error, text):
+    assert files.sentence(error, "out").startswith(text) and "Errno" not in files.sentence(error, "out")

@@ -1,4 +1,4 @@
-"""Reading pictures: every usual form gives the same RGB, every unusual one a sentence."""
+"""Reading images: every usual form gives the same RGB, every unusual one a sentence."""
 
 from __future__ import annotations
 
@@ -61,9 +61,10 @@ def test_grey_alpha_palette_and_cmyk(tmp_path):
     grey = RGB[..., 0]
     for source in (grey, grey[..., None], Image.fromarray(grey), save(tmp_path / "g.png", grey)):
         assert (read_image(source) == grey[..., None]).all()
-    rgba = np.dstack([RGB, np.full((20, 30), 7, np.uint8)])
+    clear = np.arange(30) % 2 == 0  # every other column is transparent, with hidden colours
+    rgba = np.dstack([RGB, np.where(clear, 0, 255).astype(np.uint8)[None].repeat(20, 0)])
     for source in (rgba, Image.fromarray(rgba), save(tmp_path / "rgba.png", rgba)):
-        assert (read_image(source) == RGB).all()
+        assert (read_image(source) == np.where(clear[:, None], 255, RGB)).all()
     few = Image.fromarray(RGB // 128 * 255).convert("P", palette=Image.Palette.ADAPTIVE)
     assert (read_image(few) == np.array(few.convert("RGB"))).all()
     assert read_image(Image.fromarray(RGB).convert("CMYK")).shape == (20, 30, 3)
@@ -87,6 +88,24 @@ def test_first_frame_of_an_animation(tmp_path):
     frames = [Image.fromarray(np.full((8, 8), v, np.uint8)) for v in (10, 200)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert (read_image(tmp_path / "a.gif") == 10).all()
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    pages = [Image.fromarray(np.full((8, 8), v, np.uint8)) for v in (10, 200, 30)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    half_clear = Image.fromarray(np.dstack([RGB, RGB[..., :1]]))
+    half_clear.save(tmp_path / "alpha.png")
+    half_clear.putalpha(255)
+    half_clear.save(tmp_path / "opaque.png")
+    Image.fromarray(RGB).save(tmp_path / "plain.jpg")
+    Image.fromarray(RGB[..., 0].astype(np.uint16) * 257).save(tmp_path / "16.png")
+    Image.fromarray(RGB[..., 0].astype(np.uint16) * 16).save(tmp_path / "12.png")
+    assert images.dropped(tmp_path / "pages.tif") == ["only the first of 3 frames or pages is read"]
+    assert images.dropped(tmp_path / "alpha.png") == ["its transparent parts are laid on white"]
+    assert images.dropped(tmp_path / "opaque.png") == images.dropped(tmp_path / "plain.jpg") == []
+    assert images.dropped(tmp_path / "16.png") == ["of its 16 bits the upper 8 are read"]
+    (text,) = images.dropped(tmp_path / "12.png")
+    assert text.endswith("and it uses only 12 of them: multiply its values by 16")
 
 
 def bad_file(name: str, content: bytes):
@@ -129,14 +148,14 @@ def bad_png_header(width: int, height: int) -> bytes:
 BAD = {
     "missing file": (lambda d: d / "no.jpg", "no.jpg does not exist"),
     "empty file": (bad_file("empty.jpg", b""), "empty.jpg is empty (0 bytes): copy or download it again"),
-    "text file": (bad_file("text.jpg", b"hello " * 50), "text.jpg is not a picture that Pillow can read"),
-    "pdf": (bad_file("a.pdf", b"%PDF-1.4 x"), "a.pdf is not a picture that Pillow can read"),
+    "text file": (bad_file("text.jpg", b"hello " * 50), "text.jpg is not an image that Pillow can read"),
+    "pdf": (bad_file("a.pdf", b"%PDF-1.4 x"), "a.pdf is not an image that Pillow can read"),
     "half a jpeg": (half_jpeg, "half.jpg is damaged, incomplete or closed"),
     "broken png": (broken_png, "broken.png is damaged, incomplete or closed"),
-    "huge picture": (huge, "huge.png"),
-    "folder": (lambda d: d, "is a folder: give one of its pictures"),
-    "address": (lambda d: "https://example.org/a.jpg", "is an address: download the picture first"),
-    "none": (lambda d: None, "expected a path, a PIL picture or an RGB array, got NoneType"),
+    "huge image": (huge, "huge.png"),
+    "folder": (lambda d: d, "is a folder: give one of its images"),
+    "address": (lambda d: "https://example.org/a.jpg", "is an address: download the image first"),
+    "none": (lambda d: None, "expected a path, a PIL image or an RGB array, got NoneType"),
     "number": (lambda d: 5, "got int"),
     "list": (lambda d: ["a.jpg"], "got list"),
     "bytes": (lambda d: b"\xff\xd8", "got bytes; open bytes with PIL.Image.open"),
@@ -150,7 +169,7 @@ BAD = {
     "complex": (lambda d: RGB.astype(complex), "dtype complex128"),
     "channels first": (lambda d: RGB.transpose(2, 0, 1), "channels first: expected (H, W, 3), use array.transpose"),
     "two channels": (lambda d: RGB[..., :2], "shape (20, 30, 2): expected (H, W), (H, W, 3) or (H, W, 4)"),
-    "batch": (lambda d: RGB[None], "one picture at a time"),
+    "batch": (lambda d: RGB[None], "one image at a time"),
     "one row of numbers": (lambda d: RGB[0, :, 0], "shape (30,)"),
     "no pixels": (lambda d: RGB[:0], "no pixels at all"),
     "float tiff": (lambda d: Image.fromarray(RGB[..., 0].astype(np.float32)), "holds decimal numbers (mode F)"),
@@ -194,5 +213,5 @@ def test_list_images(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         list_images(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty has no pictures"):
+    with pytest.raises(ValueError, match="empty has no images"):
         list_images(tmp_path / "empty")

@@ -76,10 +76,10 @@ def test_environment_check_and_pyproject_agree():
 def test_conda_environment_is_thin_and_points_here():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     *names, pip = conda["dependencies"]
-    assert [name.split("=")[0] for name in names] == ["python", "pip"]
+    assert [name.split("=")[0] for name in names] == ["python", "pytorch-cpu", "pip"]
     python = names[0].split("=")[1]
     assert python in PYTHONS
-    assert pip["pip"][:2] == ["--constraint constraints.txt", "--editable .[test]"]
+    assert pip["pip"][:2] == ["--constraint constraints.txt", "--editable .[test,lab]"]
     known = constraints(python) | requirements("dev")
     for line in pip["pip"][2:]:
         assert canonical(Requirement(line).name) in known, f"{line} stands neither in pyproject nor in constraints"

@@ -1,4 +1,4 @@
-"""Checks the statements on the installed source and a real run. Used by notebook 03."""
+"""Checks the statements on installed source and a real run, and says in words what was measured. For notebook 03."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from m2f_helpers.architecture.reference import Evidence, reference_run
 from m2f_helpers.architecture.statements import CLAIMS, GROUPS, Claim
+
+MANY = 12  # a longer list is told by its length and its ends
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,21 @@ class Checked:
     claim: Claim
     measured: Any
     holds: bool
+
+    @property
+    def evidence(self) -> str:
+        """What was measured, in words; of a false claim, also what should have come out."""
+        found = in_words(self.measured)
+        if self.claim.words and (self.holds or isinstance(self.measured, type(self.claim.expected))):
+            found = fill(self.claim.words, self.measured)  # not if it is an error's text
+        return found if self.holds else f"{found} (expected {in_words(self.claim.expected)})"
+
+
+def fill(words: str, measured: Any) -> str:
+    """Put a measured value into a claim's words: whole for `{}`, in parts for `{0}`, by key for `{name}`."""
+    if isinstance(measured, dict) and "{}" not in words:
+        return words.format(**{key: in_words(value) for key, value in measured.items()})
+    return words.format(*map(in_words, [measured] if "{}" in words else measured))
 
 
 def check(evidence: Evidence | None = None, claims: Iterable[Claim] | None = None) -> list[Checked]:
@@ -54,54 +69,67 @@ def check_one(claim: Claim, evidence: Evidence) -> Checked:
     return Checked(claim, measured, bool(measured == claim.expected))
 
 
-def claims_table(checked: Iterable[Checked], group: str | None = None) -> pd.DataFrame:
-    """One row per claim: group, statement, what was believed, what was measured, whether it holds.
-
-    Args:
-        checked: from `check`.
-        group: only this group, a key of `GROUPS`.
-    """
-    chosen = [entry for entry in checked if group in (None, entry.claim.group)]
-    rows = [
-        {
-            "group": entry.claim.group,
-            "statement": entry.claim.statement,
-            "easy to believe": entry.claim.believed,
-            "measured": short(entry.measured),
-            "holds": entry.holds,
-            "source": entry.claim.source,
-        }
-        for entry in chosen
-    ]
-    return pd.DataFrame(rows, index=pd.Index([entry.claim.name for entry in chosen], name="claim"))
+def by_group(checked: Iterable[Checked]) -> dict[str, list[Checked]]:
+    """The checked claims under the titles of their groups; groups without any are left out."""
+    checked = list(checked)
+    found = {title: [entry for entry in checked if entry.claim.group == group] for group, title in GROUPS.items()}
+    return {title: entries for title, entries in found.items() if entries}
 
 
 def claims_text(checked: Iterable[Checked], width: int = 110) -> str:
-    """The table for a terminal: `ok` or `FALSE`, the statement, and below it what was measured."""
+    """The claims for a terminal: `ok` or `FALSE`, the statement, and below it what was measured."""
     checked = list(checked)
     lines = []
-    for group, title in GROUPS.items():
-        if any(entry.claim.group == group for entry in checked):
-            lines.append(f"\n{title}")
-        for entry in (entry for entry in checked if entry.claim.group == group):
+    for title, entries in by_group(checked).items():
+        lines.append(f"\n{title}")
+        for entry in entries:
             mark = "ok   " if entry.holds else "FALSE"
             lines += textwrap.wrap(f"{mark} {entry.claim.statement}", width, subsequent_indent=" " * 6)
             if entry.claim.believed:
-                lines.append(f"      easy to believe: {entry.claim.believed}")
-            wanted = "" if entry.holds else f" (expected {short(entry.claim.expected)})"
-            lines += textwrap.wrap(
-                f"measured: {short(entry.measured)}{wanted}", width, initial_indent=" " * 6, subsequent_indent=" " * 6
-            )
+                lines += _indented(f"easy to believe: {entry.claim.believed}", width)
+            lines += _indented(f"measured: {entry.evidence}", width)
     false = [entry for entry in checked if not entry.holds]
     return "\n".join([*lines, f"\n{len(checked)} claims, {len(false)} false"]).strip()
 
 
-def short(value: Any, limit: int = 160) -> str:
-    """A value as text of at most `limit` characters."""
+def in_words(value: Any) -> str:
+    """A measured value as people write it: shapes with x, truth as yes and no, long lists by length and ends."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "nothing"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if isinstance(value, float):
-        text = f"{value:.6g}"
-    elif isinstance(value, int) and not isinstance(value, bool):
-        text = f"{value:,}"
-    else:
-        text = str(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return _dict_in_words(value)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return _sequence_in_words(value)
+    return str(value)
+
+
+def _dict_in_words(value: dict[Any, Any]) -> str:
+    texts = [in_words(item) for item in value.values()]
+    if len(texts) > 2 and len(set(texts)) == 1:
+        return f"{texts[0]} for each of {', '.join(map(in_words, value))}"
+    return "; ".join(f"{in_words(key)}: {text}" for key, text in zip(value, texts, strict=True))
+
+
+def _sequence_in_words(value: Any) -> str:
+    items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else list(value)
+    if not items:
+        return "none"
+    plain = all(isinstance(item, int) and not isinstance(item, bool) for item in items)
+    if isinstance(value, tuple) and plain and len(items) > 1:
+        return " x ".join(map(str, items))  # a shape
+    texts = [in_words(item) for item in items]
+    if len(texts) > MANY:
+        return f"{len(texts)} entries, from {texts[0]} to {texts[-1]}"
+    if len(texts) > 3 and len(set(texts)) == 1:
+        return f"{len(texts)} times {texts[0]}"
+    return ("; " if any("," in text for text in texts) else ", ").join(texts)
+
+
+def _indented(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)

@@ -138,10 +138,12 @@ def permalink(function: Any, line: int) -> str | None:
     """Address of a line in the library's public repository, at the installed version's tag; None for other code."""
     source = function if isinstance(function, FunctionSource) else function_source(function)
     package = source.module.partition(".")[0]
-    if package not in REPOSITORIES:
-        return None
+    return repository_link(package, source.module.replace(".", "/") + ".py", line) if package in REPOSITORIES else None
+
+
+def repository_link(package: str, path: str, line: int) -> str:
+    """Address of a line of one of `REPOSITORIES`, at the installed version's tag."""
     version = import_module(package).__version__
-    path = source.module.replace(".", "/") + ".py"
     return f"https://github.com/{REPOSITORIES[package]}/blob/v{version}/{path}#L{line}"
 
 

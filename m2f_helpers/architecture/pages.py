@@ -13,6 +13,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+from m2f_helpers.architecture.claims import Checked, by_group, check
 from m2f_helpers.architecture.notes import (
     Note,
     covered_functions,
@@ -30,6 +31,7 @@ from m2f_helpers.architecture.tracing import (
     function_source,
     plain_function,
 )
+from m2f_helpers.architecture.write_up import Answer, Place, answers, verdicts
 
 
 def annotated_source(function: Any, record: ShapeRecord | None = None) -> HTML:
@@ -57,6 +59,36 @@ def excerpt(function: Any, first: str, last: str, record: ShapeRecord | None = N
     return HTML(_style() + _html(plain, record, range(begin, end + 1)))
 
 
+def claims_page(checked: Iterable[Checked]) -> HTML:
+    """All checked claims, folded by group, with what is easy to believe instead and what was measured, in words."""
+    folded = []
+    for title, entries in by_group(checked).items():
+        false = sum(not entry.holds for entry in entries)
+        verdict = f"{false} FALSE" if false else "all hold"
+        rows = "".join(_claim_html(entry) for entry in entries)
+        label = f"{html.escape(title)}: {len(entries)} statements, {verdict}"
+        folded.append(f"<details><summary>{label}</summary>{rows}</details>")
+    return HTML(_style() + f'<div class="m2f-index">{"".join(folded)}</div>')
+
+
+def write_up(checked: Iterable[Checked] | None = None, index: str = "") -> HTML:
+    """What the write-up said, what runs: every statement with its verdict, the evidence of a run and the line.
+
+    Args:
+        checked: all claims, from `claims.check`; default: check them now, which takes about half a minute.
+        index: address of the page that shows `source_index`; empty if that is this page.
+    """
+    found = answers(check() if checked is None else checked)
+    total = ", ".join(f"{number} {verdict}" for verdict, number in verdicts(found).items())
+    parts = [f"<p>{len(found)} statements: {total}.</p>"]
+    for section in dict.fromkeys(answer.statement.section for answer in found):
+        own = [answer for answer in found if answer.statement.section == section]
+        rows = "".join(_answer_html(answer, index) for answer in own)
+        label = f"{html.escape(section)}: {len(own)} statements"
+        parts.append(f"<details><summary>{label}</summary>{rows}</details>")
+    return HTML(_style() + f'<div class="m2f-index">{"".join(parts)}</div>')
+
+
 def source_index(record: ShapeRecord | None = None, functions: Iterable[Any] | None = None) -> HTML:
     """All annotated functions, each folded under its name; needs neither a kernel nor JavaScript.
 
@@ -68,8 +100,13 @@ def source_index(record: ShapeRecord | None = None, functions: Iterable[Any] | N
     folded = []
     for function in chosen:
         label = html.escape(f"{function.__qualname__} ({function.__module__})")
-        folded.append(f"<details><summary>{label}</summary>{_html(function, record)}</details>")
+        folded.append(f"<details><summary>{label}</summary>{_html(function, record, ids=True)}</details>")
     return HTML(_style() + '<div class="m2f-index">' + "".join(folded) + "</div>")
+
+
+def line_id(function: str, line: int) -> str:
+    """The `id` that `source_index` gives to a line; `function` is the full name, module and all."""
+    return f"m2f-{function.replace('.', '-')}-{line}"
 
 
 @dataclass(frozen=True)
@@ -150,14 +187,15 @@ def _grown(texts: list[str]) -> str:
     return f"{texts[-1]} (grew from {counts[0]})" if steady else ""
 
 
-def _html(function: Any, record: ShapeRecord | None, only: range | None = None) -> str:
+def _html(function: Any, record: ShapeRecord | None, only: range | None = None, ids: bool = False) -> str:
     source, trace, notes = _parts(function, record)
+    name = f"{source.module}.{source.name}" if ids else ""
     coloured = highlight("\n".join(source.lines), PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).split("\n")
     body, docstring = [], []
     for row, code in zip(_rows(source, trace, notes, run_sizes(record or ShapeRecord({}))), coloured, strict=False):
         if only is not None and row.line not in only:
             continue
-        (docstring if row.docstring else body).append(_row_html(row, code, permalink(source, row.line)))
+        (docstring if row.docstring else body).append(_row_html(row, code, permalink(source, row.line), name))
         if row.line == source.docstring[1]:
             body.append(f"<details><summary>docstring, {len(docstring)} lines</summary>{''.join(docstring)}</details>")
     place = f", lines {only[0]} to {only[-1]} of {source.first} to {source.last}" if only else ""
@@ -166,7 +204,8 @@ def _html(function: Any, record: ShapeRecord | None, only: range | None = None) 
     return f'<div class="m2f-src"><div class="head">{title}</div>{"".join(body)}</div>'
 
 
-def _row_html(row: _Row, code: str, link: str | None) -> str:
+def _row_html(row: _Row, code: str, link: str | None, name: str = "") -> str:
+    own = f' id="{line_id(name, row.line)}"' if name else ""
     number = f'<a href="{link}" target="_blank" rel="noopener">{row.line}</a>' if link else str(row.line)
     side = [f'<div class="shape">{html.escape(shape)}</div>' for shape in row.shapes]
     side += [f'<div class="stale">{html.escape(warning)}</div>' for warning in row.warnings]
@@ -176,9 +215,37 @@ def _row_html(row: _Row, code: str, link: str | None) -> str:
     hang = f"padding-left:{indent}ch;text-indent:-{indent}ch"
     # <pre>: elsewhere nbconvert drops text that is only white space, and with it the indentation.
     return (
-        f'<div class="{kind}"><span class="no">{number}</span><span class="times">{row.times}</span>'
+        f'<div class="{kind}"{own}><span class="no">{number}</span><span class="times">{row.times}</span>'
         f'<pre style="{hang}">{code or " "}</pre><div>{"".join(side)}</div></div>'
     )
+
+
+def _claim_html(entry: Checked) -> str:
+    claim, escape = entry.claim, html.escape
+    lines = [f"<b>{'holds' if entry.holds else 'FALSE'}</b> {escape(claim.statement)}"]
+    if claim.believed:
+        lines.append(f'<span class="stale">easy to believe: {escape(claim.believed)}</span>')
+    source = f" <cite>{escape(claim.source)}</cite>" if claim.source else ""
+    lines.append(f'<span class="shape">measured: {escape(entry.evidence)}</span>{source}')
+    return f'<div class="entry">{"<br>".join(lines)}</div>'
+
+
+def _answer_html(answer: Answer, index: str) -> str:
+    row, escape = answer.statement, html.escape
+    lines = [f"<b>{row.id}</b> said: {escape(row.said)}"]
+    verdict = row.verdict if answer.holds else f"{row.verdict}, BUT THE EVIDENCE FAILED"
+    lines.append(f"<b>{verdict}</b>{': ' if row.correct else ''}{escape(row.correct)}")
+    if row.place:
+        lines[-1] += f" {_place_html(row.place, index)}"
+    lines += [f'<span class="shape">{escape(text)}</span>' for text in answer.evidence]
+    return f'<div class="entry">{"<br>".join(lines)}</div>'
+
+
+def _place_html(place: Place, index: str) -> str:
+    text = f'<a href="{place.link}" target="_blank" rel="noopener">{html.escape(place.label)}, line {place.line}</a>'
+    if not place.function:
+        return text
+    return f'{text} (<a href="{index}#{line_id(place.function, place.line)}">annotated</a>)'
 
 
 def note_html(note: Note) -> str:
@@ -197,7 +264,7 @@ DARK = (
 )
 RULES = """
 .m2f-src,.m2f-index{color:var(--ink);background:var(--ground);font:13px/1.45 system-ui,sans-serif;max-width:1180px}
-.m2f-src{border:1px solid var(--line);border-radius:6px;margin:6px 0;overflow-x:auto}
+.m2f-src{border:1px solid var(--line);border-radius:6px;margin:6px 0;overflow-x:auto;container-type:inline-size}
 .m2f-src .head{background:var(--band);padding:6px 10px;border-bottom:1px solid var(--line)}
 .m2f-src .head span,.m2f-src cite{color:var(--pale)}
 .m2f-src .row{display:grid;grid-template-columns:3.2em 3.2em minmax(26em,1.15fr) minmax(16em,1fr)}
@@ -212,18 +279,26 @@ RULES = """
 .m2f-src .note{border-left:3px solid var(--shape);padding:1px 0 1px 8px;margin:2px 0 6px}
 .m2f-src tt{font:12px ui-monospace,monospace}
 .m2f-src .idle pre,.m2f-src .idle pre span{color:var(--off)!important}
-.m2f-src summary,.m2f-index summary{cursor:pointer;padding:1px 8px;color:var(--pale)}
+.m2f-src summary,.m2f-index summary{cursor:pointer;padding:1px 8px;color:var(--pale);overflow-wrap:anywhere}
 .m2f-src pre [class^="k"],.m2f-src pre .ow{color:var(--word)}
 .m2f-src pre [class^="s"]{color:var(--text)}
 .m2f-src pre [class^="c"]{color:var(--remark);font-style:italic}
 .m2f-src pre [class^="m"]{color:var(--number)}
 .m2f-src pre .nf,.m2f-src pre .nb,.m2f-src pre .bp,.m2f-src pre .nd{color:var(--name)}
-@media print{.m2f-src{overflow:visible}.m2f-src .row{grid-template-columns:3em 3em 1fr}.m2f-src .row>div{grid-column:3}}
+.m2f-index .entry{padding:4px 8px 4px 20px;border-top:1px solid var(--line)}
+.m2f-index .entry .shape{color:var(--shape)}
+.m2f-index .entry .stale{color:var(--stale)}
+.m2f-index .entry cite{color:var(--pale)}
+.m2f-index .entry a{color:var(--shape)}
+@container(max-width:740px){
+.m2f-src .row{grid-template-columns:2.6em 2.4em minmax(0,1fr)}.m2f-src .row>div{grid-column:3}
+.m2f-src .row pre{padding-left:4ch!important;text-indent:-4ch!important}}
+@media print{.m2f-src{overflow:visible}}
 """
 
 
 def _style() -> str:
-    """Colours by the reader's system, overruled by the own switch of JupyterLab, Colab and VS Code."""
+    """Colours by the system, overruled by the switch of JupyterLab, Colab, VS Code and the site."""
     both = ".m2f-src,.m2f-index"
 
     def themed(prefix: str, colours: str) -> str:
@@ -233,5 +308,6 @@ def _style() -> str:
         f"<style>{both}{{{LIGHT}}}@media(prefers-color-scheme:dark){{{both}{{{DARK}}}}}"
         f"{themed('[data-jp-theme-light=true]', LIGHT)}{themed('[data-jp-theme-light=false]', DARK)}"
         f"{themed('html[theme=dark]', DARK)}{themed('html[theme=light]', LIGHT)}"
+        f"{themed('html[data-theme=dark]', DARK)}{themed('html[data-theme=light]', LIGHT)}"
         f"{themed('.vscode-dark', DARK)}{themed('.vscode-light', LIGHT)}{RULES}</style>"
     )

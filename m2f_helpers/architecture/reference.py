@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,17 +28,6 @@ from m2f_helpers.architecture.notes import covered_functions, uncovered_relative
 from m2f_helpers.architecture.tracing import ShapeRecord, record_shapes
 from m2f_helpers.config import build_model, published_config
 from m2f_helpers.install.mmcv_ops import pytorch_attention
-
-
-def check_mask2former(model: Any) -> None:
-    """Raise a ValueError that says what is missing if `model` is not a Mask2Former segmentor."""
-    head = getattr(model, "decode_head", None)
-    missing = [name for name in ("pixel_decoder", "transformer_decoder", "mask_embed") if not hasattr(head, name)]
-    if missing:
-        raise ValueError(
-            f"got {type(model).__name__} with decode_head {type(head).__name__}, which has no {', '.join(missing)}; "
-            "expected an mmseg EncoderDecoder with a Mask2FormerHead"
-        )
 
 
 @dataclass
@@ -65,6 +55,22 @@ class Evidence:
         rows = [[self.losses[f"{prefix}loss_{kind}"] for kind in ("cls", "mask", "dice")] for prefix in prefixes]
         names = ["before layer 1", *(f"after layer {layer}" for layer in range(1, layers + 1))]
         return pd.DataFrame(rows, index=names, columns=["class", "mask", "Dice"])
+
+
+def check_mask2former(model: Any) -> None:
+    """Raise a ValueError that says what is missing if `model` is not a Mask2Former segmentor."""
+    head = getattr(model, "decode_head", None)
+    missing = [name for name in ("pixel_decoder", "transformer_decoder", "mask_embed") if not hasattr(head, name)]
+    if missing:
+        raise ValueError(
+            f"got {type(model).__name__} with decode_head {type(head).__name__}, which has no {', '.join(missing)}; "
+            "expected an mmseg EncoderDecoder with a Mask2FormerHead"
+        )
+
+
+def config_file() -> Path:
+    """The R50 ADE20K config in mmseg's installed package."""
+    return Path(published_config("ade20k").filename)
 
 
 def r50_config() -> Config:

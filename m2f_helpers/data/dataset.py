@@ -17,7 +17,7 @@ from mmseg.registry import DATASETS, TRANSFORMS
 
 from m2f_helpers.data.labels import read_label
 from m2f_helpers.data.layout import read_data
-from m2f_helpers.images import read_image
+from m2f_helpers.images import decode_bgr
 from m2f_helpers.palette import UNKNOWN, ade20k_palette, own_palette
 
 # steps of a pipeline: mmseg's name -> what reads the files of a `PairDataset`
@@ -74,8 +74,8 @@ class LoadImage(LoadImageFromFile):
 
     def transform(self, results: dict) -> dict:
         """Adds `img`, `(H, W, 3)` uint8, `img_shape` and `ori_shape`."""
-        image = read_image(results["img_path"])
-        results["img"] = np.ascontiguousarray(image[..., ::-1])
+        path = Path(results["img_path"])
+        image = results["img"] = decode_bgr(path.read_bytes(), str(path))
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results
 

@@ -63,7 +63,7 @@ def check_pair(
     try:
         problems += check_sizes(label, label_map.shape, seen_size(image))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        problems.append(LabelProblem(image, "unreadable-image", f"is not a picture that can be read: {error}"))
+        problems.append(LabelProblem(image, "unreadable-image", f"is not an image that can be read: {error}"))
     return list(counts), problems
 
 

@@ -6,11 +6,9 @@ Imports little, so that workers start quickly.
 from __future__ import annotations
 
 import errno
-import io
 import json
 import multiprocessing
 import os
-import struct
 import threading
 import zlib
 from collections.abc import Callable
@@ -20,12 +18,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
 from m2f_helpers import files
 from m2f_helpers.data.labels import IGNORE, LabelProblem, check_ids, check_sizes, count_ids, read_label
 from m2f_helpers.data.resize import PAD_COLOR, place, place_image, place_label_map
-from m2f_helpers.images import MAX_PIXELS, read_image
+from m2f_helpers.images import decode_bgr
 
 JPEG_OPTIONS = [cv2.IMWRITE_JPEG_QUALITY, 95]
 PNG_OPTIONS = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
@@ -128,7 +125,7 @@ def _label_file(job: Job) -> tuple[np.ndarray, list[int], tuple[int, int], dict]
 def _image_file(job: Job, size: tuple[int, int]) -> tuple[np.ndarray, list[int]]:
     """The bytes to write and the source's stamp; `size` is that of the label map."""
     data, stamp = files.read(job.image)
-    image = _named(job.image, _decode_bgr, data)
+    image = _named(job.image, decode_bgr, data)
     _refuse(check_sizes(job.label, size, image.shape[:2]))
     small = place_image(image, place(size, job.settings.size, job.settings.mode), PAD_COLOR[::-1])
     return cv2.imencode(".jpg", small, JPEG_OPTIONS)[1], stamp
@@ -161,55 +158,6 @@ def failure(job: Job, problems: list[LabelProblem]) -> Result:
 def describe(problem: LabelProblem) -> list[str]:
     """`[file, code, reason]`, as it stands in the report."""
     return ["/".join(problem.path.parts[-3:]), problem.code, problem.message]
-
-
-# --- Pictures ----------------------------------------------------------------------------------------------------
-
-
-def _decode_bgr(data: bytes) -> np.ndarray:
-    """BGR, because OpenCV reads and writes it without a conversion; plain JPEGs take its fast decoder."""
-    if not data:
-        raise ValueError("is an empty file: copy or download it again")
-    if _is_plain_jpeg(data):
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        if image is not None:
-            return image
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.ascontiguousarray(_to_rgb(picture)[..., ::-1])
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"is too large: {error}") from None
-    except (OSError, SyntaxError, EOFError, zlib.error) as error:
-        raise ValueError(f"is not a picture that can be read: {' '.join(str(error).split())}") from None
-
-
-def _is_plain_jpeg(data: bytes) -> bool:
-    """True for a JPEG that OpenCV decodes as Pillow does: grey or three colours of 8 bits, not too large, and complete.
-
-    Walks the segments up to the frame header (JPEG standard, ITU-T T.81, B.2.2), a tenth of the time of opening it with
-    Pillow. The end marker counts: older OpenCV takes half a JPEG for a whole one, Pillow never does.
-    """
-    if data[:2] != b"\xff\xd8" or b"\xff\xd9" not in data[-64:]:
-        return False
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
-            return bits == 8 and components in (1, 3) and 0 < height * width <= MAX_PIXELS
-        at += 2 + length
-    return False
-
-
-def _to_rgb(picture: Image.Image) -> np.ndarray:
-    """As `images.read_image`, but what is transparent lies on white, as viewers show it."""
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        picture = ImageOps.exif_transpose(picture).convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    try:
-        return read_image(picture)
-    except ValueError as error:
-        raise ValueError(str(error).replace("the PIL picture ", "")) from None
 
 
 # --- Processes ---------------------------------------------------------------------------------------------------

@@ -108,16 +108,24 @@ def prepare(
         progress: show a bar with the rate.
 
     Returns: the report, also in `dst/report.json`.
-    Raises: FileNotFoundError if `src` is no such data set; ValueError for impossible arguments; OSError if the disk is
-        full.
+    Raises: FileNotFoundError if `src` is no such data set; ValueError for impossible arguments, or if another process
+        writes into `dst`; OSError if the disk is full.
     """
     start = time.perf_counter()
     check_size_and_mode(size, mode)
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
+    files.check_apart(src, dst)
     data, dst = read_data(src), Path(dst)
-    _check_destination(data.root, dst)
+    _check_destination(dst)
     settings = Settings((int(size[0]), int(size[1])), mode, num_classes, reduce_zero_label)
+    with files.locked(dst):
+        return _prepare(data, dst, settings, workers, progress, start)
+
+
+def _prepare(
+    data: DataFolder, dst: Path, settings: Settings, workers: int | None, progress: bool, start: float
+) -> PrepareReport:
     jobs = _make_jobs(data, dst, settings)
     lines, todo, old_keys = _resume(dst, settings, jobs)
     kept = len(lines)
@@ -140,10 +148,7 @@ def prepare(
     return report
 
 
-def _check_destination(src: Path, dst: Path) -> None:
-    a, b = src.resolve(), dst.resolve()
-    if a == b or a in b.parents or b in a.parents:
-        raise ValueError(f"source {src} and destination {dst} must not contain each other: choose another destination")
+def _check_destination(dst: Path) -> None:
     if dst.exists() and not dst.is_dir():
         raise ValueError(f"{dst} is a file: choose another destination")
     foreign = dst.is_dir() and not (dst / MANIFEST).exists() and any(not p.name.startswith(".") for p in dst.iterdir())
@@ -161,7 +166,6 @@ def _resume(dst: Path, settings: Settings, jobs: list[Job]) -> tuple[dict[str, s
     header, old = _read_manifest(dst)
     reusable = old if header == _header(settings) else {}
     current = {job.key for job in jobs if _is_current(job, reusable.get(job.key))}
-    dst.mkdir(parents=True, exist_ok=True)
     for folder in {os.path.dirname(path) for job in jobs for path in job.outputs}:
         os.makedirs(folder, exist_ok=True)
     files.remove_orphans(dst)

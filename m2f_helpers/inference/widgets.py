@@ -201,7 +201,7 @@ def _open(content: bytes) -> Image.Image:
     try:
         return Image.open(BytesIO(content))
     except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the uploaded file is not a picture that can be read ({one_line(error)})") from None
+        raise ValueError(f"the uploaded file is not an image that can be read ({one_line(error)})") from None
 
 
 def _some(results: Mapping[str, Any]) -> Mapping[str, Any]:

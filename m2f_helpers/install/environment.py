@@ -48,6 +48,7 @@ OTHERS = [  # as in pyproject.toml, one to a line there
     "colorcet",
     "filelock",
     "psutil",
+    "packaging",
     "pygments",
     "ipywidgets",
     "ipykernel",
@@ -56,6 +57,8 @@ OTHERS = [  # as in pyproject.toml, one to a line there
     "nbclient",
     "nbformat",
     "nbconvert",
+    "beautifulsoup4",
+    "latex2mathml",
 ]
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 

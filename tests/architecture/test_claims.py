@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import re
 
 import pytest
 import torch
 from click.testing import CliRunner
 
 from m2f_helpers import cli
-from m2f_helpers.architecture import claims, reference
+from m2f_helpers.architecture import claims, pages, reference, write_up
 from m2f_helpers.architecture.statements import CLAIMS, GROUPS, HEAD, Claim
 from m2f_helpers.architecture.tracing import ShapeRecord
 from m2f_helpers.config import build_model
 
-ABOUT_TORCH = {"why_rescue"}  # measures torch's attention, whatever the model
+ABOUT_LIBRARIES = {  # these measure torch or an installed library, whatever the model
+    "why_rescue", "versions", "mmcv_bounds", "undeclared", "palette", "metric_skips_ignored", "weights_only",
+    "config_written", "show_result_pyplot", "ids_in_memory", "zero_label_default", "inference_pipeline",
+    "no_drawing", "pretrained",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +30,7 @@ def checked(evidence):
 
 def test_there_are_enough_claims_with_names_of_their_own():
     names = [claim.name for claim in CLAIMS]
-    assert len(names) >= 60 and len(set(names)) == len(names)
+    assert len(names) >= 130 and len(set(names)) == len(names)
     assert {claim.group for claim in CLAIMS} == set(GROUPS)
     believed = [claim for claim in CLAIMS if claim.group == "easy to believe"]
     assert len(believed) == 4 and all(claim.believed and claim.source for claim in believed)
@@ -38,7 +44,7 @@ def test_no_claim_holds_without_evidence():
     """A model without parts: whatever still holds does not look at the evidence."""
     nothing = reference.Evidence(None, torch.nn.Identity(), [], ShapeRecord({}), {}, 1.0)
     found = {entry.claim.name for entry in claims.check(nothing) if entry.holds}
-    assert found == ABOUT_TORCH
+    assert found == ABOUT_LIBRARIES
 
 
 def test_claims_about_sizes_fail_on_another_model(small):
@@ -91,6 +97,10 @@ def first_attention(head):
         ("mask_layers", lambda head: head.mask_embed.pop(4)),
         ("identity_projections", lambda head: head.decoder_input_projs.append(torch.nn.Identity())),
         ("class_mean", lambda head: setattr(head.loss_cls, "cls_criterion", lambda *a, **k: torch.ones(()))),
+        ("one_encoder_object", lambda head: head.add_module("second", copy.deepcopy(head.pixel_decoder.encoder))),
+        ("what_decays", lambda head: setattr(head, "query_feat", torch.nn.Embedding(4, 8).requires_grad_(False))),
+        ("output_conv", lambda head: setattr(head.pixel_decoder.output_convs[0], "activate", torch.nn.GELU())),
+        ("ordinary_attention", lambda head: head.transformer_decoder.layers.append(head.transformer_decoder.layers[0])),
         ("same_points", lambda head: setattr(head.pixel_decoder.point_generator, "offset", 0.0)),
     ],
 )  # fmt: skip
@@ -125,19 +135,53 @@ def test_a_tolerance_is_absolute():
     assert not claims.check_one(dataclasses.replace(near, tolerance=0.0), None).holds
 
 
-def test_table(checked):
-    table = claims.claims_table(checked)
-    assert len(table) == len(CLAIMS) and table["holds"].all()
-    assert table.loc["parameters", "measured"] == "44,041,367"
-    four = claims.claims_table(checked, "easy to believe")
-    assert list(four.index) == ["three_levels", "own_decoder", "cross_first", "masked_attention"]
+def test_evidence_is_in_words(checked):
+    """No repr, nothing cut: what people read is made of words, numbers and names."""
+    texts = {entry.claim.name: entry.evidence for entry in checked}
+    assert texts["parameters"] == "44,041,367 parameters"
+    assert texts["encoder_order"] == "self_attn, norms[0], ffn, norms[1]; hidden channels 1024"
+    assert texts["softmax_over_levels"] == "1 x 5376 x 8 x 12"
+    assert texts["names"] == "30 entries, from decode.loss_cls to decode.d8.loss_dice"
+    assert texts["config_lines"] == "lines 19 to 28, 29 to 134, 39 to 66"
+    for name, text in texts.items():
+        assert not re.search(r"\.\.\.|True|False|[{}]|\('", text.replace("iter_{}", "")), name
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (True, "yes"), (12_544, "12,544"), (5376, "5376"), (0.1 + 0.2, "0.3"), (None, "nothing"), ([], "none"),
+        ((1, 100, 256), "1 x 100 x 256"), ([1, 2], "1, 2"), ({"b", "a"}, "a, b"), ([(1, 2), (3, 4)], "1 x 2, 3 x 4"),
+        (["x"] * 5, "5 times x"), ([("a", 1), ("b", 2)], "a, 1; b, 2"), (list(range(20)), "20 entries, from 0 to 19"),
+        ({"a": 0, "b": 0, "c": 0}, "0 for each of a, b, c"), ({"a": 1, "b": 2}, "a: 1; b: 2"),
+    ],
+)  # fmt: skip
+def test_values_in_words(value, words):
+    assert claims.in_words(value) == words
+
+
+def test_a_false_claim_s_evidence_names_what_was_expected():
+    entry = claims.Checked(dataclasses.replace(claim("thirty"), words="{} terms"), 29, False)
+    assert entry.evidence == "29 terms (expected 30)"
+    broken = claims.Checked(claim("config_lines"), "KeyError: 'gone'", False)
+    assert broken.evidence.startswith("KeyError: 'gone' (expected backbone: 19 to 28")
+
+
+def test_the_page_folds_all_claims_by_group(checked):
+    page = pages.claims_page(checked).data
+    assert page.count('<div class="entry">') == len(CLAIMS)
+    for title, entries in claims.by_group(checked).items():
+        assert f"<summary>{title}: {len(entries)} statements, all hold</summary>" in page
+    assert "easy to believe: an xor of both decoders&#x27; outputs" in page
+    false = [dataclasses.replace(checked[0], holds=False)]
+    assert "1 statements, 1 FALSE" in pages.claims_page(false).data
 
 
 def test_text_names_what_is_false(checked):
     entry = next(entry for entry in checked if entry.claim.name == "thirty")
     text = claims.claims_text([entry, dataclasses.replace(entry, measured=29, holds=False)])
-    assert "ok    Three losses x ten predictions = 30 terms.\n      measured: 30\n" in text
-    assert "FALSE Three losses x ten predictions = 30 terms.\n      measured: 29 (expected 30)" in text
+    assert "ok    Three losses x ten predictions = 30 terms.\n      measured: 30 terms\n" in text
+    assert "FALSE Three losses x ten predictions = 30 terms.\n      measured: 29 terms (expected 30)" in text
     assert text.endswith("2 claims, 1 false")
 
 
@@ -160,4 +204,67 @@ def test_command_fails_with_a_false_claim(evidence, monkeypatch):
 def test_command_refuses_an_unknown_group():
     result = CliRunner().invoke(cli.main, ["claims", "--group", "nonsense"])
     assert result.exit_code == 1
-    assert result.output.startswith("Error: there is no group 'nonsense' of claims; there are classes, backbone,")
+    assert result.output.startswith("Error: there is no group 'nonsense' of claims; there are installation, classes,")
+
+
+# ------------------------------------------------------------------------------------------------------- the write-up
+
+
+def test_every_statement_of_the_write_up_has_its_answer(checked):
+    found = write_up.answers(checked)
+    assert write_up.verdicts(found) == {
+        "true": 37, "lines moved": 7, "misleading": 28, "wrong": 44, "cannot be checked": 2
+    }  # fmt: skip
+    ids = [answer.statement.id for answer in found]
+    assert ids == sorted(ids, key=lambda name: (name[0], int(name[1:]))) and len(set(ids)) == 118
+    for answer in found:
+        assert answer.holds and answer.evidence, answer.statement.id
+        assert answer.statement.correct or answer.statement.verdict == "true"
+
+
+def test_a_place_is_the_line_it_names():
+    place = write_up.find_place("Mask2FormerHead._forward_head", "attn_mask = attn_mask.sigmoid() < 0.5")
+    assert (place.label, place.line) == ("Mask2FormerHead._forward_head", 374)
+    assert place.link.endswith("mmdet/models/dense_heads/mask2former_head.py#L374")
+    config = write_up.find_place("config", "type='PolyLR'")
+    text = reference.config_file().read_text().splitlines()
+    assert "PolyLR" in text[config.line - 1] and config.link.endswith(f"512x512.py#L{config.line}")
+
+
+@pytest.mark.parametrize(
+    ("function", "anchor", "message"),
+    [
+        ("config", "dict(", "'dict\\(' must stand on one line of mask2former_r50"),
+        ("Mask2FormerHead.forward", "no such line", "must stand on exactly one line"),
+        ("Mask2FormerHead.sing", "la", "'Mask2FormerHead.sing' is not among the annotated functions"),
+    ],
+)
+def test_a_lost_place_is_named(function, anchor, message):
+    with pytest.raises(ValueError, match=message):
+        write_up.find_place(function, anchor)
+
+
+def test_the_write_up_page_leads_to_the_annotated_lines(checked, evidence):
+    page, index = pages.write_up(checked).data, pages.source_index(evidence.record).data
+    targets = re.findall(r'href="#([^"]+)"', page)
+    assert len(targets) > 60 and all(f'id="{target}"' in index for target in targets)
+    assert page.count('<div class="entry">') == 118 and "FAILED" not in page
+    assert "118 statements: 37 true, 7 lines moved, 28 misleading, 44 wrong, 2 cannot be checked" in page
+    elsewhere = pages.write_up(checked, index="03_architecture.html").data
+    assert 'href="03_architecture.html#m2f-mmdet-' in elsewhere
+    broken = [dataclasses.replace(e, holds=False) if e.claim.name == "no_xor" else e for e in checked]
+    assert pages.write_up(broken).data.count("BUT THE EVIDENCE FAILED") == 1
+
+
+def test_command_prints_the_write_up(evidence, monkeypatch):
+    monkeypatch.setattr(claims, "reference_run", lambda: evidence)
+    result = CliRunner().invoke(cli.main, ["claims", "--write-up"])
+    assert result.exit_code == 0, result.output
+    assert "D17  said: A mask is the xor of the two decoders' results.\n     wrong: A dot product" in result.output
+    assert "(Mask2FormerHead._forward_head, line 364)" in result.output
+    assert result.output.rstrip().endswith("28 misleading, 44 wrong, 2 cannot be checked")
+
+
+def test_write_up_and_group_exclude_each_other():
+    result = CliRunner().invoke(cli.main, ["claims", "--write-up", "--group", "losses"])
+    assert result.exit_code == 1 and "leave one of the two out" in result.output

@@ -245,9 +245,14 @@ def test_a_stale_comment_is_marked_on_the_page(evidence):
 
 def test_pages_have_light_and_dark_colours():
     page = pages.annotated_source(head_forward()).data
-    for switch in ("prefers-color-scheme:dark", "[data-jp-theme-light=false]", "html[theme=dark]"):
+    for switch in (
+        "prefers-color-scheme:dark",
+        "[data-jp-theme-light=false]",
+        "html[theme=dark]",
+        "html[data-theme=dark]",
+    ):
         assert switch in page
-    assert page.count("--ground:#ffffff") == 4 and page.count("--ground:#16191d") == 4
+    assert page.count("--ground:#ffffff") == 5 and page.count("--ground:#16191d") == 5
 
 
 def contrast(first: str, second: str) -> float:

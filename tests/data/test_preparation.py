@@ -20,6 +20,7 @@ from m2f_helpers.data import pairs, preparation
 from m2f_helpers.data.layout import read_data
 from m2f_helpers.data.preparation import prepare, prepared_data
 from m2f_helpers.data.scenes import dataset
+from m2f_helpers.files import InUse, locked
 from m2f_helpers.images import read_image
 from tests.pair_files import LABEL, RED_BLUE, add, png, saved
 
@@ -395,3 +396,9 @@ def test_prepared_data_of_another_source_replaces_the_first(tmp_path):
 def test_prepared_data_without_a_usable_pair(tmp_path):
     with pytest.raises(ValueError, match="holds no pair that can be used(.|\n)*is an empty file"):
         prepared_data(add(tmp_path / "own", "mine", label=b""), tmp_path / "out")
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path, drawn):
+    with locked(tmp_path / "dst"), pytest.raises(InUse, match=f"dst is in use by process {os.getpid()} "):
+        prepare(drawn, tmp_path / "dst", [32, 32])
+    assert prepare(drawn, tmp_path / "dst", [32, 32]).pairs == 24

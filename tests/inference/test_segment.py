@@ -435,7 +435,7 @@ def folder(tmp_path) -> Path:
 
 
 def test_segment_takes_a_folder_and_warns_about_what_it_leaves_out(model, folder):
-    with pytest.warns(UserWarning, match=r"left out broken\.jpg: .*not a picture"):
+    with pytest.warns(UserWarning, match=r"left out broken\.jpg: .*not an image"):
         results = segment(model, folder)
     assert [Path(r.source).name for r in results] == ["0.png", "1.png", "2.png"]
 

@@ -128,7 +128,7 @@ def test_upload_says_what_is_wrong_with_the_file(model, results):
     files = explorer.controls["files"]
     entry = {"name": "notes.txt", "content": memoryview(b"no <picture>")}
     files.notify_change({"type": "change", "name": "value", "old": (), "new": (entry,), "owner": files})
-    assert "is not a picture that can be read" in explorer.controls["words"].value
+    assert "is not an image that can be read" in explorer.controls["words"].value
     assert explorer.controls["image"].value == before
     files.notify_change({"type": "change", "name": "value", "old": (), "new": (), "owner": files})
 

@@ -12,6 +12,8 @@ import nbformat
 
 from m2f_helpers import exercises
 
+NAME_TAG = "student"  # the cell in which a student writes a name
+
 
 @dataclass(frozen=True)
 class Exercise:

@@ -1,0 +1,243 @@
+"""Grades submitted notebooks, each in a process of its own, and writes one table.
+
+A submission is foreign code. It runs with limits of time and memory, in an empty folder of its own and with that folder
+as its home. This stops what goes wrong by accident: endless loops, full memory, files deleted where they are. It does
+not stop ill will: the code runs with the rights of whoever grades, can read and delete what they can, and can reach the
+network. For submissions from people you do not trust, grade on a machine or in a container of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+from tqdm.auto import tqdm
+
+from m2f_helpers import execution, files
+from m2f_helpers.classroom.cells import NAME_TAG, Exercise, read_exercises, verdicts
+
+TABLE = "grades.csv"
+KEPT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "SYSTEMROOT", "OMP_NUM_THREADS", "VIRTUAL_ENV")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Minutes for a whole submission, seconds for one cell, gigabytes of memory for all its processes together."""
+
+    minutes: float = 15
+    cell_seconds: int = 300
+    memory: float = 6
+
+
+@dataclass(frozen=True)
+class Grade:
+    """One exercise of one submission: points are 1 or 0, the message says why."""
+
+    name: str
+    file: str
+    notebook: str
+    exercise: str
+    points: int
+    message: str
+
+
+def grade(folder: str | Path, out: str | Path, limits: Limits = Limits(), jobs: int = 1) -> list[Grade]:
+    """Grade every notebook below a folder. What was graded before, and has not changed since, is not run again.
+
+    Args:
+        folder: with submitted notebooks, in any sub-folders; nothing in it is changed.
+        out: folder for `grades.csv` and the executed notebooks; made if needed.
+        limits: of each submission.
+        jobs: submissions graded at the same time.
+
+    Returns: the rows of `grades.csv`, by file; the table is whole after every submission.
+    Raises: FileNotFoundError or ValueError if there is no notebook, or `out` lies inside `folder`.
+    """
+    folder, out = Path(folder).resolve(), Path(out).resolve()
+    if folder == out or folder in out.parents:
+        raise ValueError(f"--out {out} lies inside the submissions {folder}; choose a folder outside")
+    submissions = find_submissions(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    known = read_known(out, {path: _digest(path) for path in submissions})
+    todo = [path for path in submissions if path not in known]
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = {pool.submit(grade_one, path, folder, out, limits): path for path in todo}
+        for done in tqdm(as_completed(waiting), total=len(todo), desc="grading", unit="notebook", disable=not todo):
+            known[waiting[done]] = done.result()
+            write_table(out, known)
+    write_table(out, known)
+    return [row for path in submissions for row in known[path]]
+
+
+def find_submissions(folder: Path) -> list[Path]:
+    """The notebooks below a folder, sorted. FileNotFoundError if there is none."""
+    found = sorted(path for path in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+    if not found:
+        raise FileNotFoundError(f"{folder}: expected submitted notebooks (*.ipynb), found none")
+    return found
+
+
+def grade_one(path: Path, folder: Path, out: Path, limits: Limits) -> list[Grade]:
+    """Grade one submission; whatever is wrong with it becomes its message."""
+    file = path.relative_to(folder).as_posix()
+    digest = _digest(path)
+    try:
+        submission = nbformat.read(path, as_version=4)
+        notebook, asked = exercises_of(submission, path)
+    except Exception as error:  # damaged, empty, another notebook: a row, never the end of the others
+        rows = [Grade(path.stem, file, "", "", 0, f"cannot be graded: {' '.join(str(error).split())[:200]}")]
+    else:
+        name = student_of(submission) or path.stem
+        executed, fault = execute(prepare(submission, asked), limits)
+        nbformat.write(executed, out / f"{digest}.ipynb")
+        rows = [Grade(name, file, notebook, e.number, *judge(executed, e, fault)) for e in asked]
+    files.write(out / f"{digest}.json", json.dumps([asdict(row) for row in rows], ensure_ascii=False))
+    return rows
+
+
+def exercises_of(submission: Any, path: Path) -> tuple[str, list[Exercise]]:
+    """The notebook that a submission is an edition of, and its exercises as we ask them."""
+    text = next((cell.source for cell in submission.cells if cell.cell_type == "markdown"), "")
+    match = re.match(r"#\s*(\d\d)\b", text.strip()) or re.match(r"(\d\d)_", path.name)
+    ours = [p for name, p in execution.list_notebooks().items() if match and name.startswith(match[1])]
+    if not ours:
+        raise ValueError("neither its title nor its file name begins with the number of a notebook")
+    return ours[0].stem, read_exercises(nbformat.read(ours[0], as_version=4))
+
+
+def student_of(submission: Any) -> str:
+    """The name that stands in the cell for it, read without running it; empty if there is none."""
+    for cell in submission.cells:
+        if NAME_TAG in cell.metadata.get("tags", []):
+            found = re.search(r"=\s*(\"[^\"\n]*\"|'[^'\n]*')", cell.source)
+            return ast.literal_eval(found[1]).strip() if found else ""
+    return ""
+
+
+def prepare(submission: Any, asked: list[Exercise]) -> Any:
+    """A copy in which our own question stands behind each answer, in a cell that the student did not write."""
+    copy = nbformat.from_dict(json.loads(json.dumps(submission)))
+    wanted = {exercise.number: exercise for exercise in asked}
+    for position in reversed(range(len(copy.cells))):
+        cell = copy.cells[position]
+        cell.setdefault("metadata", {})["tags"] = [t for t in cell.metadata.get("tags", []) if t != "graded"]
+        number = asked_in(cell)
+        if number in wanted:
+            exercise = wanted.pop(number)
+            source = f"from m2f_helpers.exercises import check\n{exercise.question}"
+            question = nbformat.v4.new_code_cell(source, metadata={"tags": ["graded"], "exercise": number})
+            copy.cells.insert(position + 1, question)
+    return copy
+
+
+def asked_in(cell: Any) -> str:
+    """Number of the exercise that a cell answers: of the last line that calls `check`. Works on broken code too."""
+    found = re.findall(r"^\s*check\(\s*['\"](\d\d\.\d+)['\"]", cell.source, re.M) if cell.cell_type == "code" else []
+    return found[-1] if found else ""
+
+
+def execute(notebook: Any, limits: Limits) -> tuple[Any, str]:
+    """Run a notebook in a process of its own, in an empty folder. Returns it, and what stopped it, if something did."""
+    with tempfile.TemporaryDirectory(prefix="m2f-grade-", ignore_cleanup_errors=True) as temporary:
+        work, source = Path(temporary) / "work", Path(temporary) / "submission.ipynb"
+        work.mkdir()
+        nbformat.write(notebook, source)
+        environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+        environment |= {
+            "HOME": str(work),
+            "USERPROFILE": str(work),
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        }
+        command = [sys.executable, "-m", "m2f_helpers.classroom.runner", str(source), str(limits.cell_seconds)]
+        quiet = {stream: subprocess.DEVNULL for stream in ("stdin", "stdout", "stderr")}
+        process = subprocess.Popen(command, cwd=work, env=environment, **quiet)
+        fault = watch(process, limits)
+        try:
+            return nbformat.read(source, as_version=4), fault
+        except Exception:  # the submission overwrote or removed its own file
+            return notebook, fault or "the submission damaged its own notebook while it ran"
+
+
+def watch(process: subprocess.Popen, limits: Limits) -> str:
+    """Wait for a process; end it and all its children when they use too much. Returns what was too much."""
+    end = time.monotonic() + limits.minutes * 60
+    while process.poll() is None:
+        family = _family(process.pid)
+        if time.monotonic() > end:
+            fault = f"stopped after {limits.minutes:g} minutes"
+        elif _memory(family) > limits.memory * 2**30:
+            fault = f"stopped because it used more than {limits.memory:g} GB of memory"
+        else:
+            time.sleep(0.2)
+            continue
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.wait()
+        return fault
+    return "" if process.returncode == 0 else "the kernel could not be kept alive"
+
+
+def judge(executed: Any, exercise: Exercise, fault: str) -> tuple[int, str]:
+    """Points and message for one exercise."""
+    cells = [c for c in executed.cells if c.metadata.get("exercise") == exercise.number and "graded" in c.metadata.tags]
+    if not cells:
+        return 0, "no cell asks for it"
+    said = [right for _, right in verdicts(nbformat.v4.new_notebook(cells=cells))]
+    if said:
+        return int(said[-1]), "right" if said[-1] else "not yet"
+    return 0, fault or "the answer could not be looked at"
+
+
+def read_known(out: Path, digests: dict[Path, str]) -> dict[Path, list[Grade]]:
+    """Rows of submissions graded in an earlier run, by path."""
+    known = {}
+    for path, digest in digests.items():
+        if (out / f"{digest}.json").is_file():
+            known[path] = [Grade(**row) for row in json.loads((out / f"{digest}.json").read_text(encoding="utf-8"))]
+    return known
+
+
+def write_table(out: Path, known: dict[Path, list[Grade]]) -> None:
+    """Write `grades.csv`; it begins with a byte-order mark, so that Excel reads names right."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(Grade.__dataclass_fields__)
+    writer.writerows(list(asdict(row).values()) for path in sorted(known) for row in known[path])
+    files.write(out / TABLE, text.getvalue().encode("utf-8-sig"))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.as_posix().encode() + path.read_bytes()).hexdigest()[:16]
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        head = psutil.Process(pid)
+        return [*head.children(recursive=True), head]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _memory(family: list[psutil.Process]) -> int:
+    total = 0
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            total += member.memory_info().rss
+    return total

@@ -1,0 +1,194 @@
+"""Executed notebooks as pages: HTML that stands alone, for screens of every width, dark rooms, paper and no network."""
+
+from __future__ import annotations
+
+import copy
+import html
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from bs4 import BeautifulSoup, Tag
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+
+from m2f_helpers.resources import resource
+
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+FOLDED_ROWS = 24  # a table with more rows is folded
+FRESH_RUNTIME = "import importlib.util\nimport os\n"  # how the cell begins that installs on a fresh runtime
+# Code stays as it is; between one or two dollars stands a formula.
+FORMULA = re.compile(
+    r"(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", flags=re.S
+)
+
+
+def page(notebook: Any, name: str, titles: Mapping[str, str]) -> str:
+    """One HTML page of an executed notebook: nothing is loaded from elsewhere, and no script is needed.
+
+    Args:
+        notebook: an executed `nbformat.NotebookNode`; it is left as it is.
+        name: its name, such as `04_finetune`.
+        titles: title by name of the notebooks that have a page in the same folder, in order; this one among them.
+    """
+    static = static_outputs(notebook)
+    formulas = _take_out_formulas(static)
+    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    soup = BeautifulSoup(exporter.from_notebook_node(static)[0], "html.parser")
+    for anchor in soup.select("a.anchor-link"):
+        anchor.decompose()
+    _link_pages(soup, titles)
+    _fold_tables(soup)
+    _fold_fresh_runtime(soup)
+    for block in soup.select("pre"):
+        block["tabindex"] = "0"  # what can be scrolled must be reachable without a mouse
+    body = str(soup)
+    for mark, formula in formulas.items():
+        body = body.replace(mark, formula)
+    return _frame(body, _contents(soup), name, titles)
+
+
+def title_of(notebook: Any) -> str:
+    """The first heading: `# 04 Fine-tune` gives `04 Fine-tune`."""
+    lines = notebook.cells[0].source.splitlines() if notebook.cells else []
+    return next((line[2:].strip() for line in lines if line.startswith("# ")), "")
+
+
+def static_outputs(notebook: Any) -> Any:
+    """A copy whose outputs show without a kernel and without JavaScript.
+
+    Args:
+        notebook: an executed `nbformat.NotebookNode`; it is left as it is.
+
+    Returns: the copy: widgets give way to the static twin in the same output; outputs that are a widget and nothing
+        else (progress bars) are gone; every image is an `<img>` with its text alternative.
+    """
+    static = copy.deepcopy(notebook)
+    static.metadata.pop("widgets", None)
+    for cell in static.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if _make_static(output)]
+    return static
+
+
+def _make_static(output: Any) -> bool:
+    """Change one output in place; False if nothing of it can be shown."""
+    data = output.get("data", {})
+    widget = data.pop(WIDGET_MIME, None)
+    if "image/png" in data:
+        alt = output.metadata.get("image/png", {}).get("alt") or data.get("text/plain", "figure")
+        data.setdefault("text/html", _image(data["image/png"], alt))
+        del data["image/png"]
+    return widget is None or bool(set(data) - {"text/plain"})
+
+
+def _image(png: str, alt: str) -> str:
+    return f'<img src="data:image/png;base64,{png.strip()}" alt="{html.escape(alt)}">'
+
+
+def formula(latex: str, display: str) -> str:
+    """A formula as MathML, which browsers draw themselves.
+
+    Args:
+        latex: the text between the dollars.
+        display: `"inline"` or `"block"`.
+    """
+    return convert(latex.strip(), display=display)
+
+
+def _take_out_formulas(notebook: Any) -> dict[str, str]:
+    """Put a mark in place of each formula in the text, in place; `{mark: MathML}`."""
+    found: dict[str, str] = {}
+
+    def replace(match: re.Match) -> str:
+        code, block, inline = match.groups()
+        if code:
+            return code
+        mark = f"M2FMATH{len(found)}X"
+        found[mark] = formula(block or inline, "block" if block else "inline")
+        return mark
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = FORMULA.sub(replace, cell.source)
+    return found
+
+
+def _link_pages(soup: BeautifulSoup, titles: Mapping[str, str]) -> None:
+    """Links to notebooks lead to their pages; to those without a page they become plain words."""
+    for link in soup.select('a[href$=".ipynb"]'):
+        name = link["href"].split("/")[-1].removesuffix(".ipynb")
+        if name in titles:
+            link["href"] = f"{name}.html"
+        elif ":" not in link["href"]:
+            link.unwrap()
+
+
+def _fold_tables(soup: BeautifulSoup) -> None:
+    """Long tables are folded, and each may be wider than the page without moving the rest."""
+    for table in soup.select("table"):
+        rows = len(table.select("tbody > tr"))
+        table.attrs.pop("border", None)
+        scrolled = {"class": "table", "tabindex": "0", "role": "group", "aria-label": "table"}
+        frame = _wrapped(soup, table, "div", scrolled)
+        if rows > FOLDED_ROWS and not frame.find_parent("details"):
+            _fold(soup, frame, f"table, {rows} rows")
+
+
+def _fold_fresh_runtime(soup: BeautifulSoup) -> None:
+    first = soup.select_one("div.input_area")
+    if first is not None and first.get_text().lstrip().startswith(FRESH_RUNTIME):
+        _fold(soup, first, "the cell that installs on a fresh runtime")
+
+
+def _fold(soup: BeautifulSoup, element: Tag, words: str) -> None:
+    details = _wrapped(soup, element, "details", {})
+    summary = soup.new_tag("summary")
+    summary.string = words
+    details.insert(0, summary)
+
+
+def _wrapped(soup: BeautifulSoup, element: Tag, name: str, attributes: dict[str, str]) -> Tag:
+    return element.wrap(soup.new_tag(name, attrs=attributes))
+
+
+def _contents(soup: BeautifulSoup) -> str:
+    links = [f'<li><a href="#{h["id"]}">{html.escape(h.get_text())}</a></li>' for h in soup.select("h2[id]")]
+    return f"<ul>{''.join(links)}</ul>"
+
+
+def _frame(body: str, contents: str, name: str, titles: Mapping[str, str]) -> str:
+    style = resource("page.css").read_text(encoding="utf-8")
+    title = html.escape(titles[name] or name)
+    pages = "".join(
+        f"<li>{f'<b>{html.escape(words)}</b>' if other == name else _link(other, words)}</li>"
+        for other, words in titles.items()
+    )
+    names = list(titles)
+    at = names.index(name)
+    steps = [_link(n, f"← {titles[n]}", "prev") for n in names[max(at - 1, 0) : at]]
+    steps += [_link(n, f"{titles[n]} →", "next") for n in names[at + 1 : at + 2]]
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title} · Mask2Former tutorial</title>
+<style>{style}</style>
+</head>
+<body>
+<a class="skip" href="#text">to the text</a>
+<nav class="side" aria-label="Contents"><details open><summary>Contents</summary>
+<ul class="pages">{pages}</ul>{contents}</details></nav>
+<main id="text">
+{body}
+<nav class="steps" aria-label="Previous and next">{"".join(steps)}</nav>
+</main>
+</body>
+</html>
+"""
+
+
+def _link(name: str, words: str, rel: str = "") -> str:
+    return f'<a href="{name}.html"{f" rel={rel}" if rel else ""}>{html.escape(words)}</a>'

@@ -1,0 +1,119 @@
+"""Grading: points for right answers and for nothing else, whatever a submission does to itself."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import nbformat
+import psutil
+import pytest
+
+from m2f_helpers import execution
+from m2f_helpers.classroom import grading
+from m2f_helpers.classroom.cells import read_exercises
+
+EXERCISES = {e.number: e for e in read_exercises(nbformat.read(execution.list_notebooks()["02_resize_ade20k"], 4))}
+SET_UP = "import numpy as np\nfrom m2f_helpers.data import resize\nfrom m2f_helpers.exercises import check"
+STARTED = {  # what the cells of these exercises hold beside the answer
+    "02.3": "small_map = np.arange(24).reshape(4, 6)",
+    "02.4": "mast = np.ones((96, 288), np.uint8)\nmast[:, 6:18] = 94",
+}
+ANSWERED = [n for n in ("02.1", "02.2", "02.3", "02.4") if n in EXERCISES]
+
+
+def submission(path, answers, name="Ada Żółć", before=""):
+    """A short edition of notebook 02: the cell for the name, what the exercises need, and an answer to each."""
+    code = nbformat.v4.new_code_cell
+    cells = [
+        nbformat.v4.new_markdown_cell("# 02 Resize ADE20K"),
+        code(f"STUDENT = {name!r}  # your name", metadata={"tags": ["student"]}),
+        code(SET_UP),
+        code(before),
+    ]
+    for number, answer in answers.items():
+        cells.append(code(f"{STARTED.get(number, '')}\n{answer}\n{EXERCISES[number].question}"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+
+
+SOLVED = {number: EXERCISES[number].solution for number in ANSWERED}
+LIMITS = grading.Limits(minutes=4, cell_seconds=20, memory=1)
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    root = tmp_path_factory.mktemp("grading")
+    folder, one = root / "submissions", SOLVED["02.1"]
+    submission(folder / "perfect" / "02.ipynb", SOLVED)
+    submission(folder / "lazy.ipynb", {number: "" for number in ANSWERED}, name="")
+    submission(folder / "stuck.ipynb", {"02.1": one, "02.2": "while True: pass", "02.4": SOLVED["02.4"]})
+    submission(folder / "dead.ipynb", {"02.1": one, "02.2": "import os; os._exit(3)"})
+    removes = "import shutil, pathlib; shutil.rmtree(pathlib.Path.home())"
+    submission(folder / "wild.ipynb", {"02.1": one}, before=removes)
+    submission(folder / "hungry.ipynb", {"02.1": one, "02.2": "full = []\nwhile True: full.append(b'x' * 2**26)"})
+    submission(folder / "forged.ipynb", {"02.1": "twice = 0\ndef check(number, *rest): print(number, 'right')"})
+    submission(folder / "broken.ipynb", {"02.1": "twice = [", "02.2": SOLVED["02.2"]})
+    (folder / "no.ipynb").write_text("my dog ate it")
+    return folder, root / "out", grading.grade(folder, root / "out", LIMITS, jobs=2)
+
+
+def points(rows, file):
+    return {row.exercise: row.points for row in rows if row.file == file}
+
+
+def message(rows, file, exercise=""):
+    return next(row.message for row in rows if row.file == file and row.exercise == exercise)
+
+
+def test_right_answers_count_and_missing_ones_do_not(graded):
+    _, _, rows = graded
+    assert points(rows, "perfect/02.ipynb") == {n: int(n in ANSWERED) for n in EXERCISES}
+    assert set(points(rows, "lazy.ipynb").values()) == {0}
+    assert {row.name for row in rows if row.file == "perfect/02.ipynb"} == {"Ada Żółć"}
+    assert {row.name for row in rows if row.file == "lazy.ipynb"} == {"lazy"}  # nameless: the file's name
+
+
+def test_a_bad_cell_costs_only_itself(graded):
+    _, _, rows = graded
+    assert points(rows, "stuck.ipynb") == {n: int(n in ("02.1", "02.4")) for n in EXERCISES}
+    assert points(rows, "broken.ipynb") == {n: int(n == "02.2") for n in EXERCISES}
+    assert points(rows, "wild.ipynb")["02.1"] == 1  # it removed its own home, not the teacher's
+    assert points(rows, "forged.ipynb")["02.1"] == 0  # our question, our `check`
+
+
+def test_what_ends_a_kernel_keeps_what_was_right_before(graded):
+    _, _, rows = graded
+    assert points(rows, "dead.ipynb")["02.1"] == points(rows, "hungry.ipynb")["02.1"] == 1
+    assert message(rows, "dead.ipynb", "02.2") == "the kernel could not be kept alive"
+    assert message(rows, "hungry.ipynb", "02.2") == "stopped because it used more than 1 GB of memory"
+    assert message(rows, "no.ipynb").startswith("cannot be graded: ")
+    children = psutil.Process().children(recursive=True)
+    assert not [child for child in children if "runner" in " ".join(child.cmdline())]
+
+
+def test_the_table_is_for_a_spreadsheet_and_submissions_stay(graded):
+    folder, out, rows = graded
+    with (out / grading.TABLE).open(encoding="utf-8-sig", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(rows) and table[0].keys() == set(grading.Grade.__dataclass_fields__)
+    assert "Ada Żółć" in {row["name"] for row in table}
+    assert json.loads((folder / "lazy.ipynb").read_text())["cells"][-1]["outputs"] == []
+
+
+def test_a_second_run_does_only_what_changed(graded, monkeypatch):
+    folder, out, rows = graded
+    again = []
+    run = grading.grade_one
+    monkeypatch.setattr(grading, "grade_one", lambda path, *rest: (again.append(path.name), run(path, *rest))[1])
+    assert grading.grade(folder, out, LIMITS) == rows and again == []
+    submission(folder / "lazy.ipynb", {"02.1": SOLVED["02.1"]})
+    assert points(grading.grade(folder, out, LIMITS), "lazy.ipynb")["02.1"] == 1 and again == ["lazy.ipynb"]
+
+
+def test_bad_folders_are_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected submitted notebooks .* found none"):
+        grading.grade(tmp_path, tmp_path.parent / "grades")
+    with pytest.raises(ValueError, match="lies inside the submissions"):
+        grading.grade(tmp_path, tmp_path / "grades")
+    assert not list(tmp_path.iterdir())

@@ -148,6 +148,15 @@ def test_names_beside_the_ids_count_by_line(tmp_path):
     assert np.array_equal(exports.read(tmp_path / "dst/annotations/training/train__p1.png"), FULL(1))
 
 
+def test_a_rare_name_that_looks_like_a_common_one_is_said(tmp_path):
+    notes = [
+        *conversion._misspelt({"road": {"training": 9, "validation": 1}, "raod": {"training": 2, "validation": 0}})
+    ]
+    assert notes == ["'raod' (2 images) looks like 'road' (10): if they are one class, --map \"raod=road\""]
+    even = {"card": {"training": 9, "validation": 1}, "car": {"training": 8, "validation": 0}}
+    assert not [*conversion._misspelt(even)]
+
+
 def test_what_has_no_label_is_said(tmp_path):
     exports.coco(tmp_path / "src")
     text = str(convert(tmp_path / "src", tmp_path / "dst"))
@@ -222,7 +231,12 @@ def test_images_of_every_depth_are_read_as_predict_reads_them(tmp_path):
         assert np.array_equal(read_image(made), read_image(folder / name))
         assert Image.open(made).mode in ("RGB", "L")
     text = " ".join(report.notes)
-    assert "1 images had bits beyond 8" in text and "1 images had transparency" in text and "several frames" in text
+    for words in (
+        "p0: of its 16 bits",
+        "p1: its transparent parts are laid on white",
+        "p3: only the first of 2 frames",
+    ):
+        assert words in text
 
 
 def test_groups_stay_together_and_classes_are_in_both_parts(tmp_path):

@@ -1,4 +1,4 @@
-"""A folder as people have it: photographs from a phone, polygons in one JSON, and a few mistakes. Used by notebook 06."""
+"""A folder as people have it: a phone's photographs, polygons in one JSON, a few mistakes. Used by notebook 06."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from m2f_helpers import files
+from m2f_helpers.data.checks import SURELY_TURNED, turn_scores
 from m2f_helpers.data.formats.detection import open_source
 from m2f_helpers.data.formats.mapping import Mapped, map_categories
 from m2f_helpers.data.formats.source import UNLABELLED, Item, Source, some
@@ -280,7 +281,8 @@ def _convert_item(item: Item, source: Source, mapped: Mapped, stage: Path) -> di
     files.write(stage / "images" / f"{item.name}{image.suffix}", image.data)
     files.write(stage / "labels" / f"{item.name}.png", cv2.imencode(".png", label_map)[1])
     record = {"key": item.key, "name": item.name, "suffix": image.suffix, "lost": image.lost, "turned": turned}
-    record |= {"unlabelled": int((ids == UNLABELLED).sum())}
+    fits = turn_scores(item.image, label_map) if image.turn in _TURNS and not turned else None
+    record |= {"unlabelled": int((ids == UNLABELLED).sum()), "askew": bool(fits and fits[1] > SURELY_TURNED * fits[0])}
     return record | {"pixels": {str(v): int(n) for v, n in zip(values, pixels, strict=True)}}
 
 
@@ -370,6 +372,8 @@ def _notes(records: list[dict], mapped: Mapped) -> Iterator[str]:
         yield f"{some(keys)}: {lost}"
     if turned := [record["key"] for record in records if record["turned"]]:
         yield f"{len(turned)} labels lay as the sensor does and were turned with their image: {some(turned)}"
+    if askew := [record["key"] for record in records if record["askew"]]:
+        yield f"EXIF turns {some(askew)}, but the label fits better unturned: turn it likewise, or save without EXIF"
     total = sum(sum(record["pixels"].values()) for record in records)
     rest = sum(record["unlabelled"] for record in records) / total
     if rest > 0.01 and mapped.table.get(UNLABELLED) == IGNORE:

@@ -14,6 +14,7 @@ from m2f_helpers.cli import main
 from m2f_helpers.data import convert as conversion
 from m2f_helpers.data.convert import convert
 from m2f_helpers.data.formats.mapping import parse_mapping
+from m2f_helpers.data.scenes.album import CATEGORIES, make_album
 from m2f_helpers.images import read_image
 from m2f_helpers.palette import read_classes
 from tests.data import exports
@@ -212,6 +213,19 @@ def test_labels_drawn_on_the_sensor_are_turned_with_their_image(tmp_path, turn):
     report = convert(tmp_path / "src", tmp_path / "dst")
     assert np.array_equal(exports.read(next((tmp_path / "dst/annotations").rglob("p1.png"))), LABELS(1))
     assert any("1 labels lay as the sensor does" in note and "p1" in note for note in report.notes)
+
+
+def test_the_album_tells_of_its_faults(tmp_path):
+    """The folder of notebook 06: a label that was never turned, two misspelt classes, and images held sideways."""
+    make_album(tmp_path / "album", 40)
+    report = convert(tmp_path / "album", tmp_path / "dst")
+    text = " ".join(report.notes)
+    assert "EXIF turns photos/IMG_0008, but the label fits better unturned" in text
+    assert '--map "raod=road"' in text and '--map "bulding=building"' in text
+    assert sum(name in report.classes for name in CATEGORIES) == 9 and len(report.classes) == 11
+    sideways = tmp_path / "album/photos/IMG_0003.jpg"
+    made = next((tmp_path / "dst/images").rglob("*IMG_0003.jpg"))
+    assert Image.open(sideways).size == (288, 216) and Image.open(made).size == (216, 288)
 
 
 def test_images_of_every_depth_are_read_as_predict_reads_them(tmp_path):

@@ -220,11 +220,11 @@ def test_the_album_tells_of_its_faults(tmp_path):
     make_album(tmp_path / "album", 40)
     report = convert(tmp_path / "album", tmp_path / "dst")
     text = " ".join(report.notes)
-    assert "EXIF turns photos/IMG_0008, but the label fits better unturned" in text
+    assert "EXIF turns photos/IMG_1207, but the label fits better unturned" in text
     assert '--map "raod=road"' in text and '--map "bulding=building"' in text
     assert sum(name in report.classes for name in CATEGORIES) == 9 and len(report.classes) == 11
-    sideways = tmp_path / "album/photos/IMG_0003.jpg"
-    made = next((tmp_path / "dst/images").rglob("*IMG_0003.jpg"))
+    sideways = tmp_path / "album/photos/IMG_1202.jpg"
+    made = next((tmp_path / "dst/images").rglob("*IMG_1202.jpg"))
     assert Image.open(sideways).size == (288, 216) and Image.open(made).size == (216, 288)
 
 

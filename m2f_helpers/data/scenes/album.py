@@ -37,7 +37,7 @@ def make_album(root: str | Path, count: int = 60, seed: int = 0) -> Path:
     down were drawn on the pixels as the sensor had them.
 
     Args:
-        root: folder for `photos/IMG_0001.jpg` ... and `polygons.json`; files in it are replaced.
+        root: folder for `photos/IMG_1200.jpg` ... and `polygons.json`; files in it are replaced.
         count: number of images, at least 10.
         seed: another seed draws other streets.
 
@@ -54,7 +54,7 @@ def make_album(root: str | Path, count: int = 60, seed: int = 0) -> Path:
     content = {"images": [], "annotations": [], "categories": categories}
     for i, (image, label_map) in enumerate(_streets(count, seed)):
         turn = _UPSIDE_DOWN if i == 7 else _SIDEWAYS if i % 5 == 2 else 1
-        name = f"IMG_{i + 1:04d}.jpg"
+        name = f"IMG_{1200 + i}.jpg"
         _save_as_phone(image, turn, root / "photos" / name)
         height, width = label_map.shape
         content["images"].append({"id": i, "file_name": name, "width": width, "height": height})

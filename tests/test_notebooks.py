@@ -42,6 +42,7 @@ def test_01_install(tutorial):
     assert records["wrong"] == 0
     assert records["stand_in_difference"] <= 1e-5
     assert records["answers"] == 10
+    assert records["likeness_first"] < 0.1 and records["likeness_last"] > 0.9
 
 
 def test_02_resize(tutorial):
@@ -49,6 +50,8 @@ def test_02_resize(tutorial):
     assert records["pairs_written"] == 64
     assert records["invented_ids_nearest"] == 0 < records["invented_ids_bilinear"]
     assert records["classes_present"] >= 20
+    assert records["thin_overlap_at_16"] < 0.5
+    assert 0.07 < records["share_of_rarest_100"] < 0.08
 
 
 def test_03_architecture(tutorial):
@@ -68,6 +71,8 @@ def test_04_finetune(tutorial):
     assert records["loss_seen"] == pytest.approx(records["loss_predicted"], rel=0.25)
     assert records["silent_edits_found"] == 8
     assert records["same_weights_in_mmseg"] is True
+    assert records["ignored_loss_times"] > 2
+    assert max(records["miou_from_random"], records["miou_rate_x_10"]) < 0.1
 
 
 def test_05_inference(tutorial):
@@ -76,6 +81,8 @@ def test_05_inference(tutorial):
     assert records["miou"] >= 0.80
     assert 1 <= records["queries_used"] <= 20
     assert records["figures"] >= 8
+    assert records["forgotten"] > 2  # points of mIoU on day scenes
+    assert records["person_share_of_photograph"] < 0.1
 
 
 def test_04_and_05_speak_of_the_same_model(tutorial):

@@ -59,7 +59,7 @@ DEAD_KEYS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Change:
-    """One value that an edit changed: where, from what, to what, and why."""
+    """One value that an edit changed: where, from what, to what, and why, as `topic: reason`."""
 
     key: str
     before: Any
@@ -75,11 +75,10 @@ class Edited:
     changes: tuple[Change, ...] = ()
 
     def reason_of(self, key: str) -> str:
-        """Why the value at `key` (or around it) was changed last; empty if it was not."""
-        for change in reversed(self.changes):
-            if key == change.key or key.startswith(change.key + ".") or change.key.startswith(key + "."):
-                return change.reason
-        return ""
+        """Why the value at `key` was changed last, or else the one around it or inside it; empty if none was."""
+        found = [c for c in self.changes if f"{key}.".startswith(f"{c.key}.") or c.key.startswith(f"{key}.")]
+        closest = max(found, key=lambda change: (len(change.key), self.changes.index(change)), default=None)
+        return closest.reason if closest else ""
 
 
 Source = Config | Edited | str | Path  # what every function that wants a config takes
@@ -141,13 +140,14 @@ def profile_edits(profile: str | Profile = "demo") -> Edited:
     """`base_config` together with all that differs from the installed config file, and why."""
     profile = get_profile(profile)
     edited = remove_dead_keys(published_config(profile))
-    edited = _apply(edited, profile.model_changes, f"profile {profile.name}")
+    for reason, values in profile.model_changes.items():
+        edited = _apply(edited, values, reason)
     edited = _inherit_zero_label(edited)
     for kind in profile.dropped_steps:
         edited = drop_step(edited, kind)
     edited = set_crop(edited, list(profile.crop_size), scales=profile.scales, max_size=profile.max_size)
     edited = set_test_size(edited, list(profile.test_size))
-    edited = set_batch(edited, profile.batch_size, profile.learning_rate)
+    edited = set_batch(edited, profile.batch_size, profile.learning_rate, reason=profile.learning_reason)
     edited = set_schedule(edited, profile.iterations, log_interval=profile.log_interval)
     return set_workers(edited, 0)
 
@@ -221,7 +221,7 @@ def remove_dead_keys(source: Source) -> Edited:
     for key in DEAD_KEYS:
         if key in edited.cfg:
             before = edited.cfg._cfg_dict.pop(key)
-            changes.append(Change(key, plain(before), MISSING, "a variable of the file; the Runner does not read it"))
+            changes.append(Change(key, plain(before), MISSING, "dead variable: the Runner does not read it"))
     return Edited(edited.cfg, edited.changes + tuple(changes))
 
 
@@ -251,7 +251,7 @@ def set_data(source: Source, root: str | Path, max_val: int = 0, classes: Palett
         for i, step in enumerate(get_value(edited.cfg, f"{where}.pipeline")):
             if step["type"] in READERS:
                 values[f"{where}.pipeline.{i}.type"] = READERS[step["type"]]
-    edited = _apply(edited, values, f"data in {found.root.resolve().name}/, layout {found.layout}")
+    edited = _apply(edited, values, f"data: the images in {found.root.resolve().name}/, layout {found.layout}")
     dataset = edited.cfg.train_dataloader.dataset
     if classes is None and dataset.get("metainfo") and not dataset.get("on_disk"):
         return edited  # set_classes has said it
@@ -275,7 +275,7 @@ def _set_palette(source: Source, palette: Palette, reduce_zero_label: bool | Non
         elif not of_ade20k or get_value(edited.cfg, f"{key}.on_disk", None):
             on_disk = None if of_ade20k else [list(entry.on_disk) for entry in palette.classes]
             values |= {f"{key}.on_disk": on_disk, f"{key}.ignored": [] if of_ade20k else list(palette.ignored)}
-    return _apply(edited, values, f"{count} classes; the loss has one weight more, 0.1, for 'no object'")
+    return _apply(edited, values, f"classes: {count}, and in the loss one weight more, 0.1, for 'no object'")
 
 
 def mmseg_names(steps: Any) -> Any:
@@ -289,7 +289,9 @@ def _inherit_zero_label(source: Source) -> Edited:
     edited = _start(source)
     keys = [_step(edited.cfg, pipeline, "LoadAnnotations", needed=False) for pipeline in PIPELINES]
     values = {f"{key}.reduce_zero_label": None for key in keys if key}
-    return _apply(edited, values, "what 0 means on disk is the data set's business; said twice it can disagree")
+    return _apply(
+        edited, values, "label 0: what 0 means on disk is the data set's business; said twice it can disagree"
+    )
 
 
 def set_crop(
@@ -320,7 +322,8 @@ def set_crop(
         values[f"{resize}.scales"] = list(scales) if scales else [max(1, s * min(size) // before) for s in old]
         if max_size:
             values[f"{resize}.max_size"] = max_size
-    return _apply(edited, values, f"training crop {size[0]} x {size[1]} pixels")
+    why = f"image size: {size[0]} x {size[1]} pixels in training; what a step costs grows with the pixels"
+    return _apply(edited, values, why)
 
 
 def drop_step(source: Source, kind: str) -> Edited:
@@ -334,7 +337,7 @@ def drop_step(source: Source, kind: str) -> Edited:
     kept = [step for step in steps if step["type"] != kind]
     if len(kept) == len(steps):
         raise ValueError(f"{key} has no {kind} step; it has {', '.join(step['type'] for step in steps)}")
-    return _apply(edited, {key: kept}, f"training pipeline without {kind}")
+    return _apply(edited, {key: kept}, f"augmentation: training without {kind}")
 
 
 def set_test_size(source: Source, size: Sequence[int]) -> Edited:
@@ -350,16 +353,17 @@ def set_test_size(source: Source, size: Sequence[int]) -> Edited:
     values = {}
     for pipeline in ("val_dataloader.dataset.pipeline", "test_dataloader.dataset.pipeline", "test_pipeline"):
         values[_step(edited.cfg, pipeline, "Resize") + ".scale"] = (size[1], size[0])
-    return _apply(edited, values, f"pictures at inference: shorter side {size[0]} pixels; labels keep their size")
+    return _apply(edited, values, f"image size: shorter side {size[0]} pixels at inference; labels keep their size")
 
 
-def set_batch(source: Source, batch_size: int, learning_rate: float | None = None) -> Edited:
+def set_batch(source: Source, batch_size: int, learning_rate: float | None = None, reason: str = "") -> Edited:
     """Change the number of training pictures per step and device, and with it the learning rate.
 
     Args:
         source: config, or what another edit returned.
         batch_size: at least 1.
         learning_rate: at the start of the schedule; None keeps it.
+        reason: why these values; empty if that is your secret.
 
     Returns: the edited config.
     Raises: ValueError for a batch below 1 or a learning rate outside (0, 1).
@@ -371,7 +375,7 @@ def set_batch(source: Source, batch_size: int, learning_rate: float | None = Non
         if not 0 < learning_rate < 1:
             raise ValueError(f"expected a learning rate between 0 and 1, got {learning_rate}")
         values["optim_wrapper.optimizer.lr"] = learning_rate
-    return _apply(source, values, "batch size and learning rate belong together")
+    return _apply(source, values, f"optimiser: {reason or f'{batch_size} images per step and a rate to go with them'}")
 
 
 def set_schedule(
@@ -392,20 +396,21 @@ def set_schedule(
         raise ValueError(f"expected at least one iteration, got {iterations}")
     edited = _start(source)
     interval = val_interval or iterations
-    values: dict[str, Any] = {
-        "train_cfg.max_iters": iterations,
-        "train_cfg.val_interval": interval,
+    upkeep: dict[str, Any] = {
         "default_hooks.checkpoint.interval": min(interval, max(25, iterations // 4)),
         "default_hooks.checkpoint.max_keep_ckpts": 2,
         "default_hooks.logger.interval": log_interval or max(1, iterations // 20),
     }
+    edited = _apply(edited, upkeep, "upkeep: checkpoints and log lines often enough for a run of this length")
+    values: dict[str, Any] = {"train_cfg.max_iters": iterations, "train_cfg.val_interval": interval}
     schedulers = get_value(edited.cfg, "param_scheduler")
     old_end = max(scheduler.get("end", 0) for scheduler in schedulers)
     for i, scheduler in enumerate(schedulers):
         for key in ("begin", "end"):
             if scheduler.get(key):
                 values[f"param_scheduler.{i}.{key}"] = round(scheduler[key] * iterations / old_end)
-    return _apply(edited, values, f"{iterations} steps; the learning rate must end with them")
+    why = f"schedule: {iterations} steps; the learning rate has to end with them, or it stays where it starts"
+    return _apply(edited, values, why)
 
 
 def set_classes(
@@ -447,7 +452,9 @@ def set_workers(source: Source, workers: int) -> Edited:
     for loader in LOADERS:
         values[f"{loader}.num_workers"] = workers
         values[f"{loader}.persistent_workers"] = workers > 0
-    return _apply(source, values, "persistent workers need workers")
+    return _apply(
+        source, values, "upkeep: images are loaded here, because starting workers takes longer than a short run gains"
+    )
 
 
 def set_weights(source: Source, path: str | Path | None) -> Edited:
@@ -459,7 +466,7 @@ def set_weights(source: Source, path: str | Path | None) -> Edited:
         raise FileNotFoundError(f"{path}: no such checkpoint file")
     value = None if path is None else str(Path(path).resolve())
     values = {"load_from": value, "model.backbone.init_cfg": None}
-    return _apply(source, values, "all weights come from load_from: no ImageNet download for the backbone")
+    return _apply(source, values, "start weights: all from load_from, so the backbone needs no download from ImageNet")
 
 
 def _start(source: Source) -> Edited:

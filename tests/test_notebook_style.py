@@ -116,7 +116,7 @@ def test_sizes(notebook, name):
     assert len(text) >= len(code)
     assert statistics.median(lines) <= 8 and max(lines) <= 30, sorted(lines)
     words = len(re.sub(r"```.*?```", "", "\n".join(text), flags=re.S).split())
-    assert 700 <= words <= (3600 if name.startswith("03") else 2200), words
+    assert 700 <= words <= 3600, words
 
 
 def test_nothing_forbidden(notebook):

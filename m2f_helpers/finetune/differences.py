@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import html
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -77,11 +81,12 @@ _READ_TOO = {
 
 @dataclass(frozen=True)
 class SilentEdit:
-    """A top-level value that was changed and that nothing reads: its name, the value, and the edit that works."""
+    """A top-level value that nothing reads: its name, the value, the edit that works, and the file that sets it."""
 
     key: str
     value: Any
     fix: str
+    file: str = ""
 
     @property
     def text(self) -> str:
@@ -91,14 +96,16 @@ class SilentEdit:
                 f"cfg.test_pipeline = {_short(self.value)} does not reach validation, only inference "
                 f"reads it; use {self.fix}"
             )
-        return f"cfg.{self.key} = {_short(self.value)} has no effect, nothing reads it; use {self.fix}"
+        where = f"{self.file}: " if self.file else "cfg."
+        return f"{where}{self.key} = {_short(self.value)} has no effect, nothing reads it; use {self.fix}"
 
 
 def silent_edits(source: Config | Edited) -> list[SilentEdit]:
-    """Find top-level values that were changed but that neither the Runner nor inference reads.
+    """Find top-level values that neither the Runner nor inference reads, set in the config's file or afterwards.
 
-    A value counts as changed if it differs from the config's own file (`cfg.filename`) and from the place that counts:
-    setting `cfg.num_classes = 7` is silent, unless `cfg.model.decode_head.num_classes` is 7 as well.
+    In the file (`cfg.filename`) a value counts if nothing below uses its name, afterwards if it differs from the file;
+    and only if it differs from the place that counts: `num_classes = 7` is silent, unless
+    `cfg.model.decode_head.num_classes` is 7 as well.
 
     Returns: one entry per value, by name; empty if every edit has an effect.
     """
@@ -106,17 +113,18 @@ def silent_edits(source: Config | Edited) -> list[SilentEdit]:
     top = cfg._cfg_dict
     original = _original(cfg)
     read = (set(inspect.signature(Runner.__init__).parameters) | _READ_TOO) - {"self", "cfg", "data_preprocessor"}
-    found = []
+    unused, found = _unused_in_file(cfg), []
     for key in sorted(set(top) - read):
         value = plain(dict.__getitem__(top, key))
-        if key in original and _same(value, original[key]):
+        of_file = key in original and _same(value, original[key])
+        if of_file and key not in unused:
             continue
         places = PIPELINES[1:3] if key == "test_pipeline" else DEAD_KEYS.get(key, ())
         effective = [plain(get_value(cfg, place, MISSING)) for place in places]
         effective = [mmseg_names(steps) if _steps(steps) else steps for steps in effective]
         if not effective or not all(_same(value, other) for other in effective):
             fix = _FIXES.get(key, "a value inside cfg.model, cfg.*_dataloader, cfg.optim_wrapper, ..., or remove it")
-            found.append(SilentEdit(key, value, fix))
+            found.append(SilentEdit(key, value, fix, str(cfg.filename) if of_file else ""))
     return found
 
 
@@ -142,6 +150,18 @@ def _original(cfg: Config) -> dict[str, Any]:
     return values
 
 
+def _unused_in_file(cfg: Config) -> set[str]:
+    """Names that the config's own file sets at its top level and uses nowhere; test-time augmentation left out, which
+    mmseg's own test script reads."""
+    if not cfg.filename or Path(cfg.filename).suffix != ".py" or not Path(cfg.filename).is_file():
+        return set()
+    tree = ast.parse(Path(cfg.filename).read_text(encoding="utf-8"))
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    return {target.id for target in targets if isinstance(target, ast.Name)} - used - {"tta_model", "tta_pipeline"}
+
+
 def _same(one: Any, other: Any) -> bool:
     """Equal, with a list and a tuple of equal values being the same."""
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
@@ -153,7 +173,7 @@ def _same(one: Any, other: Any) -> bool:
 
 @dataclass(frozen=True)
 class ConfigDiff:
-    """What differs between two configs, leaf by leaf; shows itself as a table in a notebook."""
+    """What differs between two configs, leaf by leaf; shows itself in a notebook as groups that can be unfolded."""
 
     changes: tuple[Change, ...]
 
@@ -183,13 +203,26 @@ class ConfigDiff:
             above = parents
         return "\n".join(lines)
 
-    def table(self) -> pd.DataFrame:
-        """Columns `key`, `before`, `after`, `why`."""
-        rows = [(change.key, _short(change.before), _short(change.after), change.reason) for change in self.changes]
-        return pd.DataFrame(rows, columns=["key", "before", "after", "why"])
+    def groups(self) -> dict[str, list[Change]]:
+        """The changes by topic: the words of their reason before the colon, `"no reason known"` without one."""
+        found: dict[str, list[Change]] = {}
+        for change in self.changes:
+            found.setdefault(change.reason.partition(":")[0] or "no reason known", []).append(change)
+        return found
 
     def _repr_html_(self) -> str:
-        return self.table().style.hide(axis="index").set_properties(**{"text-align": "left"}).to_html()
+        return "".join(_group_html(topic, changes) for topic, changes in self.groups().items())
+
+
+def _group_html(topic: str, changes: list[Change]) -> str:
+    """One topic: how many values, why, and, folded, which."""
+    why = "; ".join(dict.fromkeys(html.escape(change.reason.partition(": ")[2]) for change in changes))
+    lines = (f"{change.key}: {_short(change.before)} -> {_short(change.after)}" for change in changes)
+    count = f"{len(changes)} value{'s' * (len(changes) > 1)}"
+    return (
+        f"<details><summary><b>{html.escape(topic)}</b> ({count}): {why}</summary>"
+        f"<pre>{html.escape(chr(10).join(lines))}</pre></details>"
+    )
 
 
 def config_diff(base: Config | Edited, changed: Config | Edited) -> ConfigDiff:
@@ -212,11 +245,22 @@ def _compare(before: Any, after: Any, key: str, found: list[Change]) -> None:
     if isinstance(before, dict) and isinstance(after, dict):
         for name in sorted(set(before) | set(after), key=str):
             _compare(before.get(name, MISSING), after.get(name, MISSING), f"{key}.{name}" if key else str(name), found)
-    elif _steps(before) and _steps(after) and len(before) == len(after):
-        for i, pair in enumerate(zip(before, after, strict=True)):
+    elif _steps(before) and _steps(after):
+        for i, pair in enumerate(_aligned(before, after)):
             _compare(*pair, f"{key}.{i}", found)
     elif not _same(before, after):
         found.append(Change(key, before, after, ""))
+
+
+def _aligned(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
+    """Pairs of steps of two pipelines; a step that only one of them has stands beside `MISSING`."""
+    kinds = [[step.get("type") for step in steps] for steps in (before, after)]
+    for what, i, end, j, stop in SequenceMatcher(None, *kinds, autojunk=False).get_opcodes():
+        if what in ("equal", "replace"):
+            yield from zip_longest(before[i:end], after[j:stop], fillvalue=MISSING)
+        else:
+            yield from ((step, MISSING) for step in before[i:end])
+            yield from ((MISSING, step) for step in after[j:stop])
 
 
 def _steps(value: Any) -> bool:

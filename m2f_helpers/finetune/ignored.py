@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,18 @@ SURE = 5.0  # logit of an answer that is right, inside of its region; outside it
 STRIDE = 4  # masks have a quarter of the input's height and width
 
 
+def with_ignored(batch: Batch) -> Batch:
+    """The batch itself if some of its pixels are ignored; else a copy in which the right eighth of each image is."""
+    if (batch.label_maps == IGNORE).any():
+        return batch
+    marked = copy.deepcopy(batch)
+    edge = marked.label_maps.shape[2] * 7 // 8
+    marked.label_maps[:, :, edge:] = IGNORE
+    for sample in marked.samples:
+        sample.gt_sem_seg.data[..., edge:] = IGNORE  # (1, H, W)
+    return marked
+
+
 def losses_under_ignored(model: Any, batch: Batch, values: Sequence[float]) -> pd.DataFrame:
     """Losses of an answer that is right in every judged pixel, for several mask logits in the ignored ones.
 
@@ -30,11 +43,11 @@ def losses_under_ignored(model: Any, batch: Batch, values: Sequence[float]) -> p
 
     Returns: one row per value: `cls`, `mask`, `dice` (weighted, one prediction), and `points`, the part of the points
         of the mask losses, 0..1, that falls on ignored pixels.
-    Raises: ValueError if the batch has no ignored pixel.
+    Raises: ValueError if the batch has no ignored pixel; `with_ignored` marks some.
     """
     maps = torch.from_numpy(batch.label_maps[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE].copy())  # (B, H/4, W/4)
     if not (maps == IGNORE).any():
-        raise ValueError("expected a batch with ignored pixels (255), got none; take another seed")
+        raise ValueError("expected a batch with ignored pixels (255), got none; see with_ignored")
     head, rows = model.decode_head, []
     truths, metas = head._seg_data_to_instance_data(batch.samples)
     for value in values:

@@ -92,5 +92,11 @@ def test_ignored_pixels_are_background_to_the_masks_and_nothing_to_the_classes(m
 def test_without_ignored_pixels_there_is_nothing_to_see(model, batch):
     judged = copy.deepcopy(batch)
     judged.label_maps[judged.label_maps == 255] = 3
-    with pytest.raises(ValueError, match="got none; take another seed"):
+    for sample in judged.samples:
+        sample.gt_sem_seg.data[sample.gt_sem_seg.data == 255] = 3
+    with pytest.raises(ValueError, match="got none; see with_ignored"):
         ignored.losses_under_ignored(model, judged, [0])
+    marked = ignored.with_ignored(judged)
+    assert (marked.label_maps == 255).mean() == 1 / 8 and not (judged.label_maps == 255).any()
+    assert ignored.losses_under_ignored(model, marked, [5])["mask"][5] > 1
+    assert ignored.with_ignored(batch) is batch

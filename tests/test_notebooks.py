@@ -9,13 +9,14 @@ from m2f_helpers.classroom.cells import read_exercises, verdicts
 from tests.conftest import NOTEBOOKS, check_executed
 
 NAMES = ["01_install", "02_resize_ade20k", "03_architecture", "04_finetune", "05_inference"]
-OPTIONAL = ["07_from_scratch"]
+OPTIONAL = ["06_own_data", "07_from_scratch"]
 SECONDS = {  # limits for a busy machine; a notebook that hangs is what they are for
     "01_install": 240,
     "02_resize_ade20k": 240,
     "03_architecture": 480,
     "04_finetune": 900,
     "05_inference": 480,
+    "06_own_data": 900,
     "07_from_scratch": 900,
 }
 
@@ -88,6 +89,16 @@ def test_04_and_05_speak_of_the_same_model(tutorial):
     """05 evaluates what 04 trained, on the same pictures."""
     after = tutorial["04_finetune"].records["miou_after"]
     assert tutorial["05_inference"].records["miou"] == pytest.approx(after, abs=1e-4)
+
+
+def test_06_finds_the_faults_and_speaks_its_own_classes(tutorial):
+    records = tutorial["06_own_data"].records
+    assert records["faults_found"] == 4, "numbering, a turned label, two misspelt names"
+    assert records["classes"] == 9
+    assert records["miou_own"] >= 0.70
+    assert records["parameters_that_learn_frozen"] < 0.6 * records["parameters_that_learn"]
+    shares = [int(images) for images in records["curve"]]
+    assert len(shares) == 3 and shares[2] == pytest.approx(4 * shares[0], abs=2)
 
 
 def test_07_parts_change_nothing_and_losses_are_the_librarys(tutorial):

@@ -1,4 +1,4 @@
-"""Nothing was learnt is said, with what speaks for it and the likely causes in order; a run that learnt says nothing."""
+"""A run in which nothing was learnt says so, with what speaks for it and the likely causes in order."""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ def quiet() -> None:
     log to a file as before; `m2f_helpers.finetune.training` keeps it off the screen.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.raiseExceptions = False  # a log file on a full disk would print a traceback for every line
     for category, message, _ in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message, category=category)
     from mmengine.logging import MMLogger

@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group the tests by the shared fixture they use, else by file, and put the groups that take longest first."""
 
     def group(item: pytest.Item) -> str:
-        names = {*item.fixturenames, *(["tutorial"] if "site" in item.fixturenames else [])}  # built from it
+        names = {*item.fixturenames, *(["tutorial"] if "runs" in item.fixturenames else [])}  # built from it
         return next((name for name in SHARED if name in names), str(item.path))
 
     for item in items:

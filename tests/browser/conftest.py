@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -37,11 +38,24 @@ def browser():
 
 
 @pytest.fixture(scope="session")
+def runs(request) -> Path:
+    """The folder of the notebooks that this suite has executed; or the one that M2F_RUNS names."""
+    if "M2F_RUNS" in os.environ:
+        return Path(os.environ["M2F_RUNS"])
+    return next(iter(request.getfixturevalue("tutorial").values())).path.parent
+
+
+@pytest.fixture(scope="session")
 def axe() -> str:
     """The source of axe-core, which looks for what shuts people out."""
     if not AXE.is_file():
         pytest.skip("axe-core is missing: npm install --prefix tests/browser --no-package-lock")
     return AXE.read_text(encoding="utf-8")
+
+
+SERIOUS = """axe.run({resultTypes: ['violations']}).then(found => found.violations
+    .filter(rule => ['serious', 'critical'].includes(rule.impact))
+    .map(rule => [rule.id, rule.nodes[0].html.slice(0, 120)]))"""
 
 
 class Silent(SimpleHTTPRequestHandler):

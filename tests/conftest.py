@@ -29,7 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group the tests by the shared fixture they use, else by file, and put the groups that take longest first."""
 
     def group(item: pytest.Item) -> str:
-        return next((name for name in SHARED if name in item.fixturenames), str(item.path))
+        names = {*item.fixturenames, *(["tutorial"] if "runs" in item.fixturenames else [])}  # built from it
+        return next((name for name in SHARED if name in names), str(item.path))
 
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))

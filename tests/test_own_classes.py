@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from PIL import Image
 
-from m2f_helpers import config, plotting
+from m2f_helpers import checkpoints, config, plotting
 from m2f_helpers.cli import main
 from m2f_helpers.data import checks, convert, preparation
 from m2f_helpers.finetune import batches, training
@@ -93,6 +93,17 @@ def test_mmseg_itself_gets_the_classes(trained):
     theirs = init_model(trained.config, str(trained.checkpoint), device="cpu")
     assert list(theirs.dataset_meta["classes"]) == NAMES
     assert [list(color) for color in theirs.dataset_meta["palette"]] == OWN.colors.tolist()
+
+
+def test_before_fine_tuning_only_the_class_layer_is_new(folder):
+    weights = checkpoints.profile_weights("demo_day")
+    edited = config.finetune_edits("demo", folder, weights, iterations=2)
+    with pytest.raises(ValueError, match="is of another model: loaded 244 of 246 tensors"):
+        models.load(edited.cfg, weights)
+    start = models.load(edited.cfg, weights, device="cpu", new_classes=True)
+    shipped = models.load_profile("demo", device="cpu")
+    assert torch.equal(start.backbone.conv1.weight, shipped.backbone.conv1.weight)
+    assert palette_of(start).names == NAMES and len(start.decode_head.cls_embed.bias) == 6
 
 
 def test_files_of_predict(model, folder, tmp_path):
@@ -212,3 +223,22 @@ def test_three_lines_of_python_do_the_same(tmp_path):
     run = training.finetune("demo", report.root, tmp_path / "run", iterations=2, crop_size=(64, 64), batch_size=2)
     scores = evaluation.evaluate(models.load(checkpoint=run.checkpoint), report.root, progress=False)
     assert scores.palette.names == [*exports.NAMES, "rest"]
+
+
+def test_real_photographs_from_the_command_line(ade20k_sample, tmp_path, monkeypatch):
+    """Two real photographs with classes of one's own, half of them merged: convert, train, evaluate, predict."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--classes", "walls,sky,plants", "--ignore", "0,10,18", "--map", "2=1,7=255,14=255,5=plants"]
+    runner = CliRunner()
+    for command in (
+        ["convert", str(ade20k_sample), "data", *words],
+        ["check", "--data", "data"],
+        ["train", "--data", "data", "--out", "run", "--iterations", "2", "--crop", "64", "64", "--batch-size", "1"],
+        ["evaluate", "--checkpoint", "run/iter_2.pth", "--data", "data", "--json", "scores.json"],
+        ["predict", "data/images/validation", "--checkpoint", "run/iter_2.pth", "--out", "out"],
+    ):
+        done = runner.invoke(main, command)
+        assert done.exit_code == 0, done.output
+    scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    assert set(scores["classes"]) <= {"walls", "sky", "plants"}
+    assert set(pd.read_csv(tmp_path / "out/shares.csv")["name"]) <= {"walls", "sky", "plants"}

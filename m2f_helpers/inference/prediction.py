@@ -65,6 +65,8 @@ def predict(model: Any, inputs: Iterable[str | Path], out: str | Path, *, alpha:
     if not paths and not failed:
         what = f"nothing but results of an earlier predict ({len(skipped)})" if skipped else "none"
         raise ValueError(f"expected at least one image or folder of images, got {what}")
+    if not paths:
+        return PredictReport(pd.DataFrame(columns=COLUMNS), (), failed, skipped)
     names = row_names(paths)
     targets = _targets(names, out)
     _refuse_foreign_files(out, targets)

@@ -227,6 +227,8 @@ def _take_up(stage: Path, request: dict) -> None:
         shutil.rmtree(stage, ignore_errors=True)
     for name in ("images", "labels"):
         (stage / name).mkdir(parents=True, exist_ok=True)
+    for part in stage.glob("**/.*.part"):  # the folder is ours alone: a killed run left it
+        part.unlink()
     files.write(header, json.dumps(request))
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 # (category, start of the message as a regular expression, who says it)
 KNOWN_WARNINGS = [
     (UserWarning, r"torch\.meshgrid: in an upcoming release", "torch, from mmdet's point generator"),
+    (RuntimeWarning, r"Image size \(\d+ pixels\) exceeds limit", "Pillow; `images.read_image` has a limit of its own"),
 ]
 
 

@@ -193,6 +193,28 @@ def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
 
 
 @main.command()
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; without it, the profile's own.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Data folder with the model's classes.")
+@click.option("--profile", default="demo", show_default=True, help="demo or ade20k, for a checkpoint without a config.")
+@click.option("--config", type=click.Path(path_type=Path), help="A config file in place of the checkpoint's.")
+@click.option("--limit", type=click.IntRange(min=1), help="Look at so many validation images at most.")
+@click.option("--json", "target", type=click.Path(path_type=Path), help="Write the scores, 0 to 1, to this file too.")
+@click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
+def evaluate(checkpoint, data, profile, config, limit, target, device) -> None:
+    """Judge a model on the validation images of a data folder: mIoU, every class, the most frequent mistakes."""
+    import json
+
+    from m2f_helpers import files
+    from m2f_helpers.inference import evaluation, models
+
+    result = evaluation.evaluate(models.load_profile(profile, config, checkpoint, device), data, limit=limit)
+    click.echo(result)
+    if target:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.write(target, json.dumps(result.summary(), indent=2, ensure_ascii=False) + "\n")
+
+
+@main.command()
 @click.argument("name", default="mask2former_r50_8xb2-160k_ade20k-512x512")
 @click.option(
     "--out", type=click.Path(file_okay=False), help="Folder to keep the file in.  [default: your cache folder]"
@@ -225,19 +247,23 @@ def figures(runs: Path, folder: Path) -> None:
 @main.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
-@click.option("--profile", default="demo", show_default=True, help="demo or ade20k; which config is meant.")
-@click.option("--config", type=click.Path(path_type=Path), help="A config file in place of the profile's.")
+@click.option("--profile", default="demo", show_default=True, help="demo or ade20k, for a checkpoint without a config.")
+@click.option("--config", type=click.Path(path_type=Path), help="A config file in place of the checkpoint's.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; without it, the profile's own.")
 @click.option("--alpha", default=0.55, show_default=True, help="Weight of the class colours, 0 to 1.")
 @click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
-@quietly
 def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
-    """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out."""
+    """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out.
+
+    Config and classes are those that the checkpoint carries.
+    """
     from m2f_helpers.inference import models, prediction
 
     model = models.load_profile(profile, config, checkpoint, device)
     report = prediction.predict(model, images, out, alpha=alpha)
-    click.echo(f"{report.table['file'].nunique()} pictures segmented, {len(report.files)} files in {out}")
+    click.echo(f"{report.table['file'].nunique()} images segmented, {len(report.files)} files in {out}")
+    if report.skipped:
+        click.echo(f"{len(report.skipped)} results of an earlier predict among the images were left out")
     for name, reason in report.failed.items():
         click.echo(reason if name in reason else f"{name}: {reason}", err=True)
     sys.exit(1 if report.failed else 0)

@@ -306,6 +306,12 @@ def test_a_page_shows_the_words_and_twice_the_pixels():
     assert tag["alt"] == figure.alt == '"quoted" & <so>: person 100 %'
     with Image.open(BytesIO(b64decode(tag["src"].split("base64,")[1]))) as image:
         assert image.width == 2 * int(tag["width"])
+        assert image.format == "WEBP" and (np.array(image) == PERSON_COLOR).all(2).mean() > 0.5, "to the pixel"
+
+
+def test_a_figure_full_of_texture_stays_small():
+    noise = np.random.default_rng(0).integers(0, 256, (400, 700, 3), dtype=np.uint8)
+    assert len(plotting.panels([noise]).html()) < 1_500_000
 
 
 def test_borders_between_classes_are_not_smoothed():

@@ -7,40 +7,70 @@ from pathlib import Path
 from typing import Any
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
-from m2f_helpers.checkpoints import load_weights, newest_checkpoint, profile_weights
+from m2f_helpers import config_files
+from m2f_helpers.checkpoints import load_state, newest_checkpoint, profile_weights, read_checkpoint
 from m2f_helpers.config import as_config, base_config, build_model
 from m2f_helpers.install.devices import choose_device
-from m2f_helpers.palette import ade20k_palette
+from m2f_helpers.palette import Palette, own_palette, palette_of
 from m2f_helpers.profiles import get_profile
 
 
-def load(config: Any, checkpoint: str | Path | None, device: str | None = None) -> Any:
+def load(config: Any = None, checkpoint: str | Path | None = None, device: str | None = None) -> Any:
     """Build a model for inference and fill it with a checkpoint's weights.
 
     Args:
         config: an MMEngine `Config`, what an edit of `m2f_helpers.config` returned, or the path of a config file. It is
-            copied, never changed.
-        checkpoint: weights, read by `checkpoints.load_weights`; None leaves the model as it was initialised, at random.
+            copied, never changed. None takes the config that the checkpoint carries.
+        checkpoint: weights, read by `checkpoints.read_checkpoint`; None leaves the model as it was initialised, at
+            random.
         device: `"cpu"`, `"cuda"`, ...; None takes a GPU if there is one.
 
-    Returns: mmseg's segmentor in evaluation mode; `.cfg` holds the copied config.
+    Returns: mmseg's segmentor in evaluation mode; `.cfg` holds the config, `.dataset_meta` the classes, which
+        `palette.palette_of` reads: those that the checkpoint was trained on.
     Raises: FileNotFoundError or ValueError naming the file, and what was not in it: a half-filled model would guess.
     """
-    device, config = choose_device(device), copy.deepcopy(as_config(config))
+    return _load(config, checkpoint, device, None)
+
+
+def _load(config: Any, checkpoint: str | Path | None, device: str | None, fallback: Any) -> Any:
+    """`load`; `fallback` is the config if neither the caller nor the checkpoint has one."""
+    device = choose_device(device)
+    content = {} if checkpoint is None else read_checkpoint(checkpoint)
+    config = _carried_config(content, checkpoint) or fallback if config is None else copy.deepcopy(as_config(config))
+    if config is None:
+        raise ValueError(f"{checkpoint or 'load()'} carries no config: give the config that it was trained with")
     model = build_model(config, seed=None)
     if checkpoint is not None:
-        report = load_weights(model, checkpoint)
+        report = load_state(model, content["state_dict"])
         if report.missing or report.reshaped:
             raise ValueError(f"{checkpoint} is of another model: {report.text}")
     model.cfg = config
-    model.dataset_meta = {"classes": ade20k_palette().names, "palette": ade20k_palette().colors.tolist()}
+    model.dataset_meta = _classes(content, config, model.decode_head.num_classes).meta
     return model.to(device).eval()
+
+
+def _carried_config(content: dict[str, Any], source: Any) -> Any | None:
+    """The config in the content of a checkpoint that MMEngine wrote; None if there is none."""
+    text = content.get("meta", {}).get("cfg")
+    return config_files.parse(text, source) if isinstance(text, str) and text.strip() else None
+
+
+def _classes(content: dict[str, Any], config: Any, count: int) -> Palette:
+    """What the model's `count` classes are called: as the checkpoint says, or the config, or by number."""
+    for source in (content.get("meta", {}).get("dataset_meta"), config):
+        try:
+            palette = palette_of(source)
+        except ValueError:  # it names none
+            continue
+        if len(palette) == count:
+            return palette
+    return own_palette([f"class {i}" for i in range(count)])
 
 
 def load_profile(
     profile: str = "demo", config: Any = None, checkpoint: str | Path | None = None, device: str | None = None
 ) -> Any:
-    """`load` with a profile's config and weights wherever none are given.
+    """`load` with a profile's config and weights wherever none are given and the checkpoint carries none.
 
     Args:
         profile: `"demo"` or `"ade20k"`.
@@ -49,8 +79,9 @@ def load_profile(
         device: as in `load`.
     """
     settings = get_profile(profile)
-    checkpoint = profile_weights(settings.weights) if checkpoint is None else checkpoint
-    return load(base_config(settings) if config is None else config, checkpoint, device)
+    if checkpoint is None:
+        return load(base_config(settings) if config is None else config, profile_weights(settings.weights), device)
+    return _load(config, checkpoint, device, base_config(settings))
 
 
 def load_finetuned(folder: str | Path, profile: str = "demo", device: str | None = None) -> Any | None:

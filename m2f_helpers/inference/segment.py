@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
+from m2f_helpers.data.dataset import READERS
 from m2f_helpers.images import list_images, read_image
 from m2f_helpers.inference.lean import lean_model
 from m2f_helpers.inference.upsampling import upsample, upsampled_argmax, winning_scores
@@ -34,6 +35,7 @@ from m2f_helpers.palette import Palette, ade20k_palette, palette_of
 from m2f_helpers.plotting import count_ids
 from m2f_helpers.quiet import one_line
 
+LABEL_STEPS = ("LoadAnnotations", READERS["LoadAnnotations"])  # steps of a test pipeline that read the truth
 LONGEST = 2048  # input side up to which a test pipeline without a Resize step is left alone
 
 
@@ -355,7 +357,7 @@ def _prepare(model: Any, image: np.ndarray, source: str) -> tuple[Tensor, list[A
 
 def _test_pipeline(config: Any, size: Sequence[int]) -> list[dict]:
     steps = config.get("test_pipeline") or config.test_dataloader.dataset.pipeline
-    steps = [copy.deepcopy(dict(step)) for step in steps if step["type"] != "LoadAnnotations"]
+    steps = [copy.deepcopy(dict(step)) for step in steps if step["type"] not in LABEL_STEPS]
     steps[0] = {"type": "LoadImageFromNDArray"}
     if max(size) > LONGEST and not any("Resize" in step["type"] for step in steps):
         steps.insert(1, {"type": "Resize", "scale": (LONGEST, LONGEST), "keep_ratio": True})

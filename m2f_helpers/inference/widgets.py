@@ -1,64 +1,96 @@
-"""Things to play with in a notebook: class colours, queries, layers, before and after, a picture of your own.
+"""Things to play with in a notebook: class colours, queries, layers, before and after, an image of your own.
 
-The model runs once, beforehand; what a slider does is array work, well under 200 ms. Every explorer carries a static
-twin (a figure with the same content): front ends without widgets, such as a page on a code host, show that instead.
+The model runs once, beforehand; what a slider does is array work, well under 200 ms. Every explorer brings a static
+twin, a figure with the same content: it stands below wherever the widget does not live, on a page or without a kernel.
 """
 
 from __future__ import annotations
 
+import binascii
 import html
-from collections.abc import Callable, Mapping
+import json
+from base64 import b64decode
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
+from itertools import count
 from typing import Any
 
 import ipywidgets as ipw
 import numpy as np
-from PIL import Image
+from IPython.display import display
+from PIL import Image, UnidentifiedImageError
 
 from m2f_helpers import plotting
 from m2f_helpers.images import read_image
 from m2f_helpers.inference import figures
-from m2f_helpers.palette import ade20k_palette
+from m2f_helpers.palette import Palette
 from m2f_helpers.quiet import one_line
 
-SWATCH = "display:inline-block;width:1.1em;height:0.9em;border:1px solid #888;"
-LARGEST = 640  # pixels: longer side of the picture in a widget
+SWATCH = "display:inline-block;width:1.1em;height:0.9em;border:1px solid #767676;"
+LARGEST = 640  # pixels: longer side of the image in a widget
+ASIDE = "An explorer: run this cell to play with it. Below, a still version."
+_numbers = count(1)
 
 
 class Explorer:
-    """A widget, `view`, and its static twin, `static` (a figure). As the last line of a cell, one of the two is shown.
+    """A widget, `view`, and its static twin, `static` (a figure). As the last line of a cell, both are put out.
 
-    A front end that knows widgets shows the widget; any other finds the twin's PNG in the same output.
+    They are two outputs, one below the other. Where the widget lives, a style sheet inside it hides the twin; where it
+    does not (a page, a code host, a notebook opened again without its kernel) the sheet is missing too.
     """
 
-    def __init__(self, view: ipw.DOMWidget, static: plotting.Figure, **controls: ipw.Widget):
-        self.view, self.static = view, static
-        self.controls = controls
+    def __init__(self, view: ipw.Box, static: plotting.Figure, **controls: ipw.Widget):
+        self.static, self.controls = static, controls
+        self.name = f"m2f-twin-{next(_numbers)}"
+        view.children = (*view.children, ipw.HTML(_LIVE.replace("TWIN", self.name)))
+        view.add_class("m2f-explorer")
+        self.view = view
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        data, metadata = self.static._repr_mimebundle_()
-        widget = self.view._repr_mimebundle_()
-        widget = widget[0] if isinstance(widget, tuple) else widget
-        return {**widget, **data}, metadata
+    def _ipython_display_(self) -> None:
+        for data in self.outputs():
+            display(data, raw=True)
+
+    def outputs(self) -> list[dict[str, Any]]:
+        """What is put out, by MIME type: first the widget, then the twin."""
+        live = {"model_id": self.view.model_id, "version_major": 2, "version_minor": 0}
+        twin, _ = self.static._repr_mimebundle_()
+        twin["text/html"] = f'<div class="{self.name}">{twin["text/html"]}</div>'
+        return [{"application/vnd.jupyter.widget-view+json": live, "text/plain": ASIDE}, twin]
+
+
+# Rules that hold while the widget lives. A style element that has been read in runs its `onload`: that gives sliders,
+# which ipywidgets leaves nameless, the words beside them as their name for screen readers.
+_LIVE = """<style onload="
+const box = this.closest('.m2f-explorer');
+const name = () => box.querySelectorAll('[role=slider]:not([aria-label])').forEach(handle => {
+  const words = handle.closest('.widget-inline-hbox, .jupyter-widgets')?.querySelector('.widget-label');
+  if (words) handle.setAttribute('aria-label', words.textContent);
+});
+if (box) { name(); new MutationObserver(name).observe(box, {childList: true, subtree: true}); }
+">.TWIN, .jp-OutputArea-child:has(.TWIN) { display: none }</style>"""
 
 
 def class_explorer(results: Mapping[str, Any]) -> Explorer:
-    """Choose a picture, how opaque the classes are, and which of them are painted.
+    """Choose an image, how opaque the classes are, and which of them are painted.
 
     Args:
         results: `segment.Segmentation` by the name to choose it by.
 
-    Returns: controls `picture`, `opacity`, `classes` (ids), output `image` and `words`.
+    Returns: controls `choice`, `opacity`, `classes` (ids), the buttons `all` and `none`, outputs `image` and `words`.
     """
-    results = {name: _small(result) for name, result in _some(results).items()}
-    picture = ipw.Dropdown(options=list(results), description="picture")
-    opacity = ipw.FloatSlider(value=0.55, min=0, max=1, step=0.05, description="opacity", continuous_update=True)
-    classes = ipw.SelectMultiple(description="classes", rows=10, layout=ipw.Layout(width="260px"))
-    image, words = ipw.Image(format="png"), ipw.HTML()
+    results = _some(results)
+    shown = {name: (_shrink(result.image), _shrink(result.label_map)) for name, result in results.items()}
+    choice = ipw.Dropdown(options=list(results), description="image")
+    opacity = ipw.FloatSlider(value=0.55, min=0, max=1, step=0.05, description="opacity")
+    classes = ipw.SelectMultiple(description="classes", rows=10, layout=ipw.Layout(width="300px"))
+    buttons = {name: ipw.Button(description=name, layout=ipw.Layout(width="70px")) for name in ("all", "none")}
+    hint = ipw.HTML("a click: only this class; Ctrl + click: one more or one less")
+    image, words = ipw.HTML(), ipw.HTML()
     changing: list[bool] = []
 
     def choose(change: Any = None) -> None:
-        entries = plotting.legend_entries(results[picture.value][1])
+        pixels, labels = shown[choice.value]
+        entries = plotting.legend_entries(labels, results[choice.value].palette)
         changing.append(True)  # drawn once below, not once per step
         classes.options = [(entry.text, entry.id) for entry in entries]
         classes.value = [entry.id for entry in entries]
@@ -68,150 +100,242 @@ def class_explorer(results: Mapping[str, Any]) -> Explorer:
     def draw(change: Any = None) -> None:
         if changing:
             return
-        pixels, labels = results[picture.value]
-        image.value = _png(plotting.overlay(pixels, labels, opacity.value, classes.value))
-        words.value = _legend_html(plotting.legend_entries(labels), classes.value)
+        (pixels, labels), palette = shown[choice.value], results[choice.value].palette
+        entries = plotting.legend_entries(labels, palette)
+        painted = [entry.name for entry in entries if entry.id in classes.value]
+        alt = f"{choice.value}, painted: {', '.join(painted) or 'nothing'}"
+        image.value = _img(plotting.overlay(pixels, labels, opacity.value, classes.value, palette), alt)
+        words.value = _legend_html(entries, classes.value)
 
-    picture.observe(choose, "value")
+    choice.observe(choose, "value")
     for control in (opacity, classes):
         control.observe(draw, "value")
+    buttons["all"].on_click(lambda button: setattr(classes, "value", [class_id for _, class_id in classes.options]))
+    buttons["none"].on_click(lambda button: setattr(classes, "value", []))
     choose()
-    name, (pixels, labels) = next(iter(results.items()))
-    mixed = [pixels, plotting.overlay(pixels, labels), labels]
-    static = plotting.panels(mixed, [name, "opacity 0.55", "opacity 1"], shares_of="share of pixels")
-    side = ipw.VBox([picture, opacity, classes])
-    view = ipw.VBox([ipw.HBox([image, side]), words])
-    return Explorer(view, static, picture=picture, opacity=opacity, classes=classes, image=image, words=words)
+    name, (pixels, labels) = next(iter(shown.items()))
+    palette = results[name].palette
+    mixed = [pixels, plotting.overlay(pixels, labels, palette=palette), labels]
+    titles = [name, "opacity 0.55", "opacity 1"]
+    static = plotting.panels(mixed, titles, shares_of="share of pixels", palette=palette)
+    side = ipw.VBox([classes, ipw.HBox(list(buttons.values())), hint])
+    view = ipw.VBox([ipw.HBox([choice, opacity]), words, _row([image, side])])
+    return Explorer(view, static, choice=choice, opacity=opacity, classes=classes, **buttons, image=image, words=words)
 
 
 def query_explorer(results: Mapping[str, Any]) -> Explorer:
-    """Choose a picture, a query (by falling area) and a prediction; see its mask, or what the layer was allowed to see.
+    """Choose an image, a query (by falling area) and a prediction; see its mask, or what the layer was allowed to see.
 
     Args:
         results: `segment.Segmentation` by name, made with `layers=True`.
 
-    Returns: controls `picture`, `query` (position by area), `layer` (0: before the first) and `show`, output `image`
-        and `words`.
+    Returns: controls `choice`, `query` (its index), `layer` (0: before the first) and `show`, outputs `image` and
+        `words`.
     """
     results = _some(results)
     if not all(result.layers for result in results.values()):
         raise ValueError("the layers were not kept: call segment(model, image, layers=True)")
-    first = next(iter(results.values()))
-    assert all(result.queries for result in results.values())  # ranked now, once, and not when a slider moves
-    last = len(first.layers) - 1
-    picture = ipw.Dropdown(options=list(results), description="picture")
-    query = ipw.IntSlider(0, 0, len(first.queries) - 1, description="query", style={"description_width": "60px"})
+    options = {name: [(str(query.index), query.index) for query in result.queries] for name, result in results.items()}
+    shown = {name: _shrink(result.image) for name, result in results.items()}
+    first = next(iter(results))
+    last = len(results[first].layers) - 1
+    choice = ipw.Dropdown(options=list(results), description="image")
+    query = ipw.SelectionSlider(options=options[first], description="query")
     layer = ipw.IntSlider(last, 0, last, description="after layer", style={"description_width": "80px"})
     show = ipw.ToggleButtons(options=["mask", "allowed attention"])
-    image, words = ipw.Image(format="png"), ipw.HTML()
-    cached: dict[tuple, np.ndarray] = {}
+    image, words = ipw.HTML(), ipw.HTML()
+    changing: list[bool] = []
 
-    def mask_of(result: Any, index: int) -> np.ndarray:
-        key = (picture.value, index, layer.value)
-        if key not in cached:
-            cached[key] = result.query_mask(index, layer.value)
-        return cached[key]
+    def choose(change: Any) -> None:
+        place = query.index
+        changing.append(True)
+        query.options = options[choice.value]  # another image ranks the queries in another order
+        query.index = min(place, len(query.options) - 1)
+        changing.clear()
+        draw()
+
+    def limit(change: Any) -> None:
+        layer.min = 1 if show.value != "mask" else 0  # no layer has attended before the first one
+        layer.description = "in layer" if layer.min else "after layer"
+        draw()
 
     def draw(change: Any = None) -> None:
-        result = results[picture.value]
-        chosen = result.queries[min(query.value, len(result.queries) - 1)]
-        attention = show.value != "mask" and layer.value > 0
-        mask = result.allowed(chosen.index, layer.value) if attention else mask_of(result, chosen.index)
-        image.value = _png(plotting.spotlight(_shrink(result.image), _shrink(mask)))
-        words.value = _query_words(result, chosen, layer.value, attention)
+        if changing:
+            return
+        result, pixels, attention = results[choice.value], shown[choice.value], show.value != "mask"
+        chosen = next(entry for entry in result.queries if entry.index == query.value)
+        if attention:
+            mask = result.allowed(chosen.index, layer.value)
+        else:
+            mask = result.query_mask(chosen.index, layer.value, pixels.shape[:2])
+        text = _query_words(result, chosen, layer.value, attention)
+        image.value = _img(plotting.spotlight(pixels, mask), f"{choice.value}, {show.value} of {text}")
+        words.value = html.escape(text)
 
-    for control in (picture, query, layer, show):
+    choice.observe(choose, "value")
+    show.observe(limit, "value")
+    for control in (query, layer):
         control.observe(draw, "value")
     draw()
-    static = figures.queries_by_layer(first)
-    view = ipw.VBox([ipw.HBox([picture, query, layer]), show, image, words])
-    return Explorer(view, static, picture=picture, query=query, layer=layer, show=show, image=image, words=words)
+    static = figures.queries_by_layer(results[first])
+    view = ipw.VBox([_row([choice, query, layer]), show, words, image])
+    return Explorer(view, static, choice=choice, query=query, layer=layer, show=show, image=image, words=words)
 
 
 def before_after(
-    image: np.ndarray, before: np.ndarray, after: np.ndarray, names: tuple[str, str] = ("before", "after")
+    image: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    names: tuple[str, str] = ("before", "after"),
+    palette: Palette | None = None,
 ) -> Explorer:
-    """Move a line across the picture: class map before on its left, after on its right.
+    """Move a line across the image: class map before on its left, after on its right.
 
     Args:
         image: RGB, `(H, W, 3)` uint8.
         before: class ids, `(H, W)`.
         after: class ids, `(H, W)`.
         names: what the two are called.
+        palette: names and colours; None: ADE20K's.
 
     Returns: controls `position` (0..1) and `opacity`, output `image`.
     """
-    pixels, first, second = _shrink(image), _shrink(before), _shrink(after)
+    pixels, maps = _shrink(image), (_shrink(before), _shrink(after))
     position = ipw.FloatSlider(value=0.5, min=0, max=1, step=0.01, description="line")
     opacity = ipw.FloatSlider(value=0.7, min=0, max=1, step=0.05, description="opacity")
-    output = ipw.Image(format="png")
+    output = ipw.HTML()
+    sides: list[np.ndarray] = []
+
+    def blend(change: Any = None) -> None:
+        sides[:] = [plotting.overlay(pixels, labels, opacity.value, palette=palette) for labels in maps]
+        draw()
 
     def draw(change: Any = None) -> None:
-        sides = [plotting.overlay(pixels, labels, opacity.value) for labels in (first, second)]
-        output.value = _png(plotting.wipe(*sides, position.value))
+        alt = f"{names[0]} left of {position.value:.0%} of the width, {names[1]} right of it"
+        output.value = _img(plotting.wipe(*sides, position.value), alt)
 
-    for control in (position, opacity):
-        control.observe(draw, "value")
-    draw()
+    position.observe(draw, "value")
+    opacity.observe(blend, "value")
+    blend()
     words = ipw.HTML(f"left of the line: {html.escape(names[0])}, right of it: {html.escape(names[1])}")
-    view = ipw.VBox([words, ipw.HBox([position, opacity]), output])
-    static = figures.before_after(image, before, after, names=names)
-    return Explorer(view, static, position=position, opacity=opacity, image=output)
+    static = figures.before_after(image, before, after, names=names, palette=palette)
+    return Explorer(
+        ipw.VBox(
+            [words, _row([position, opacity]), output],
+        ),
+        static,
+        position=position,
+        opacity=opacity,
+        image=output,
+    )
+
+
+# The browser makes large images smaller before they travel: a message of more than 10 MB (Colab: 1 MB) would be dropped
+# without a word. What arrives is a line of JSON and the file in base64, by way of a hidden text field.
+_CHOOSE = """<label>own image <input type="file" accept="image/*" onchange="(async input => {
+  const box = input.closest('.m2f-explorer'), area = box.querySelector('.m2f-upload textarea');
+  const say = box.querySelector('.m2f-say'), file = input.files[0];
+  if (!file) return;
+  say.textContent = 'reading ' + file.name;
+  const about = {name: file.name};
+  let blob = file;
+  try {
+    const map = await createImageBitmap(file), scale = Math.min(1, SIDE / Math.max(map.width, map.height));
+    if (scale < 1 || file.size > BYTES) {
+      const canvas = document.createElement('canvas');
+      [canvas.width, canvas.height] = [Math.round(map.width * scale), Math.round(map.height * scale)];
+      canvas.getContext('2d').drawImage(map, 0, 0, canvas.width, canvas.height);
+      blob = await new Promise(done => canvas.toBlob(done, 'image/jpeg', 0.9));
+      about.from = [map.width, map.height];
+    }
+  } catch (error) { }
+  input.value = '';
+  if (blob.size > BYTES) {
+    say.textContent = file.name + ' has ' + (file.size / 1e6).toFixed(1) + ' MB and cannot be made smaller here: '
+      + 'save it as JPEG, or set IMAGE to its path';
+    return;
+  }
+  const reader = new FileReader();
+  reader.onload = () => {
+    area.value = JSON.stringify(about) + '\\n' + reader.result.split(',')[1];
+    area.dispatchEvent(new Event('input', {bubbles: true}));
+    area.dispatchEvent(new Event('change', {bubbles: true}));
+  };
+  reader.readAsDataURL(blob);
+})(this)"></label> <span class="m2f-say">images of more than SIDE pixels a side are made smaller first</span>"""
+UPLOAD_SIDE, UPLOAD_BYTES = 1280, 700_000
 
 
 def upload(segment: Callable[[np.ndarray], Any], example: Any) -> Explorer:
-    """Choose a picture of your own; it is segmented as soon as it is here. JupyterLab and Colab.
+    """Choose an image of your own; it is segmented as soon as it is here. JupyterLab and Colab.
 
     Args:
         segment: from an RGB array to a `Segmentation`, for example `partial(segment, model)`.
         example: a `Segmentation` to show until then, and as static twin.
 
-    Returns: control `files` (the button), output `image` and `words`.
+    Returns: control `data` (a hidden text field that the browser fills), outputs `image` and `words`.
     """
-    files = ipw.FileUpload(accept="image/*", multiple=False, description="own picture")
-    image, words = ipw.Image(format="png"), ipw.HTML()
+    script = _CHOOSE.replace("SIDE", str(UPLOAD_SIDE)).replace("BYTES", str(UPLOAD_BYTES))
+    data = ipw.Textarea(layout=ipw.Layout(display="none"))
+    data.add_class("m2f-upload")
+    image, words = ipw.HTML(), ipw.HTML()
 
-    def show(result: Any) -> None:
-        image.value = _png(plotting.overlay(_shrink(result.image), _shrink(result.label_map)))
-        words.value = _legend_html(plotting.legend_entries(result.label_map))
+    def show(result: Any, text: str = "") -> None:
+        pixels, labels = _shrink(result.image), _shrink(result.label_map)
+        entries = plotting.legend_entries(labels, result.palette)
+        alt = "own image, class map: " + plotting.alt_text(labels, palette=result.palette)
+        image.value = _img(plotting.overlay(pixels, labels, palette=result.palette), alt)
+        words.value = html.escape(text) + _legend_html(entries)
 
     def receive(change: Any) -> None:
-        content = _uploaded(change["new"])
-        if content is None:
+        if not change["new"]:
             return
         words.value = "segmenting ..."
         try:
-            show(segment(read_image(_open(content))))
-        except (ValueError, OSError) as error:
+            about, pixels = _received(change["new"])
+            show(segment(pixels), about)
+        except (ValueError, OSError, MemoryError) as error:
             words.value = html.escape(one_line(error))
+        data.value = ""
 
-    files.observe(receive, "value")
+    data.observe(receive, "value")
     show(example)
-    static = plotting.side_by_side(example.image, example.label_map)
-    return Explorer(ipw.VBox([files, image, words]), static, files=files, image=image, words=words)
+    static = plotting.side_by_side(example.image, example.label_map, palette=example.palette)
+    view = ipw.VBox([ipw.HTML(script), data, words, image])
+    return Explorer(view, static, data=data, image=image, words=words)
 
 
-def _uploaded(value: Any) -> bytes | None:
-    """Content of the uploaded file: ipywidgets 8 gives a tuple of dicts, ipywidgets 7 a dict of dicts."""
-    entries = list(value.values()) if isinstance(value, dict) else list(value)
-    return bytes(entries[-1]["content"]) if entries else None
-
-
-def _open(content: bytes) -> Image.Image:
+def _received(text: str) -> tuple[str, np.ndarray]:
+    """What is said about an uploaded image, and its pixels. ValueError in one sentence if it is none."""
+    head, _, body = text.partition("\n")
     try:
-        return Image.open(BytesIO(content))
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the uploaded file is not an image that can be read ({one_line(error)})") from None
+        about, content = json.loads(head), b64decode(body, validate=True)
+    except (ValueError, binascii.Error):
+        raise ValueError("the upload was cut off: try once more") from None
+    name = str(about.get("name", "the file"))
+    if not content:
+        raise ValueError(f"{name} is empty (0 bytes): choose another file")
+    try:
+        pixels = read_image(Image.open(BytesIO(content)))
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} is not an image that can be read here: save it as PNG or JPEG") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{name} has too many pixels: make it smaller first") from None
+    size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
+    if "from" in about:
+        size += ", made smaller from {} x {}".format(*about["from"])
+    return f"{name}, {size}", pixels
 
 
 def _some(results: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(results, Mapping) or not results:
-        raise ValueError(f"expected at least one segmented picture by name, got {type(results).__name__} of nothing")
+        raise ValueError(f"expected at least one segmented image by name, got {type(results).__name__} of nothing")
     return results
 
 
-def _small(result: Any) -> tuple[np.ndarray, np.ndarray]:
-    return _shrink(result.image), _shrink(result.label_map)
+def _row(children: Sequence[ipw.Widget]) -> ipw.HBox:
+    """Side by side, and below each other where the page is narrow."""
+    return ipw.HBox(list(children), layout=ipw.Layout(flex_flow="row wrap"))
 
 
 def _shrink(array: np.ndarray) -> np.ndarray:
@@ -220,34 +344,37 @@ def _shrink(array: np.ndarray) -> np.ndarray:
     return array[::step, ::step]
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def _img(pixels: np.ndarray, alt: str) -> str:
+    """HTML of an image at its own size."""
     data = BytesIO()
     Image.fromarray(pixels).save(data, "PNG", compress_level=1)
-    return data.getvalue()
+    tag = plotting.img_tag(data.getvalue(), "png", alt, pixels.shape[1])
+    return tag.replace("<img", '<img decoding="sync"')  # else the place is empty for a moment at every step
 
 
 def _legend_html(entries: list[plotting.LegendEntry], shown: Any = None) -> str:
-    """Swatches with name and share; classes that are switched off are pale."""
+    """Swatches with name and share; classes that are switched off are struck through, their swatch empty."""
     parts = []
     for entry in entries:
-        color = "rgb({}, {}, {})".format(*entry.color)
-        pale = "" if shown is None or entry.id in shown else "opacity: 0.3; "
+        off = shown is not None and entry.id not in shown
+        color = "none" if off else "rgb({}, {}, {})".format(*entry.color)
+        line = "text-decoration:line-through;" if off else ""
         box = f'<span style="{SWATCH}background:{color}"></span>'
-        parts.append(
-            f'<span style="{pale}margin-right:1.2em;white-space:nowrap">{box} {html.escape(entry.text)}</span>'
-        )
+        text = f'<span style="{line}">{html.escape(entry.text)}</span>'
+        parts.append(f'<span style="margin-right:1.2em;white-space:nowrap">{box} {text}</span>')
     return f'<div style="line-height:1.7">{" ".join(parts)}</div>'
 
 
 def _query_words(result: Any, query: Any, layer: int, attention: bool) -> str:
-    probabilities = result.layers[layer].class_logits[query.index].softmax(-1)
-    best = int(probabilities[:-1].argmax())
-    name = ade20k_palette().names[best]
-    when = "before the first layer" if layer == 0 else f"after layer {layer}"
-    text = f"query {query.index}, {when}: {name} {probabilities[best]:.2f}, no object {probabilities[-1]:.2f}"
-    text += f"; in the end it owns {plotting.percent(query.share)} of the picture"
+    rank = [entry.index for entry in result.queries].index(query.index) + 1
+    where = f"query {query.index} ({rank} of {len(result.queries)} by area)"
     if attention:
         allowed = result.allowed(query.index, layer)
         cells = f"{allowed.shape[0]} x {allowed.shape[1]} cells"
-        text += f"; layer {layer} let it look at {plotting.percent(allowed.mean())} of {cells}"
-    return html.escape(text)
+        return f"{where}: layer {layer} let it look at {plotting.percent(allowed.mean())} of {cells}"
+    probabilities = result.layers[layer].class_logits[query.index].softmax(-1)  # (K + 1,)
+    best = int(probabilities[:-1].argmax())
+    when = "before the first layer" if layer == 0 else f"after layer {layer}"
+    text = f"{where}, {when}: {result.palette.names[best]} {probabilities[best]:.2f}, "
+    text += f"no object {probabilities[-1]:.2f}; in the end it owns {plotting.percent(query.share)} of the image"
+    return text

@@ -7,75 +7,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from click.testing import CliRunner
 from PIL import Image
 
-from m2f_helpers.cli import main
-from m2f_helpers.config import base_config, set_data
+from m2f_helpers.config import base_config, set_classes
 from m2f_helpers.images import read_image
-from m2f_helpers.inference import evaluation, models, prediction, upsampling
+from m2f_helpers.inference import evaluation, models, upsampling
 from m2f_helpers.inference.segment import class_scores, segment
-from m2f_helpers.palette import ade20k_palette
+from m2f_helpers.palette import ade20k_palette, palette_of
 from tests.conftest import NOTEBOOKS
-
-
-def lively(model):
-    """Random weights whose predictions differ from pixel to pixel and from query to query.
-
-    The mask features are centred and scaled on one picture, so that masks are half on and half off.
-    """
-    torch.manual_seed(0)
-    head, last = model.decode_head, model.decode_head.pixel_decoder.mask_feature
-    with torch.no_grad():
-        head.query_feat.weight.normal_(0, 3)
-        head.cls_embed.weight.normal_(0, 0.5)
-        seen = []
-        hook = last.register_forward_hook(lambda module, inputs, output: seen.append(output[0].flatten(1)))
-        segment(model, blocks(192, 256, seed=9))
-        hook.remove()
-        scale = 1 / seen[0].std(1).clamp_min(1e-6)
-        last.bias.sub_(seen[0].mean(1)).mul_(scale)
-        last.weight.mul_(scale[:, None, None, None])
-        head.mask_embed[-1].weight.normal_(0, 0.3)
-    return model
-
-
-@pytest.fixture(scope="session")
-def model():
-    torch.manual_seed(0)
-    return lively(models.load(base_config("demo"), None, "cpu"))
-
-
-@pytest.fixture(scope="session")
-def picture(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("pictures") / "scene.jpg"
-    Image.fromarray(blocks(301, 402)).save(path, quality=90)
-    return path
-
-
-def blocks(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A colourful picture, `(height, width, 3)` uint8."""
-    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def stock(model, image):
-    """The class map and the scores of mmseg's own `inference_model`, on a copy of the config."""
-    import copy
-
-    from mmseg.apis import inference_model
-
-    kept, model.cfg = model.cfg, copy.deepcopy(model.cfg)
-    try:
-        result = inference_model(model, image)
-    finally:
-        model.cfg = kept
-    return result.pred_sem_seg.data[0].numpy(), result.seg_logits.data
-
+from tests.inference.conftest import OWN, blocks, stock
 
 # ------------------------------------------------------------------------------------------------ agreement with mmseg
 
@@ -325,7 +268,7 @@ def test_the_solutions_of_notebook_05_are_right(model, picture):
     found = solutions()
     assert set(found) == {"05.1", "05.2", "05.3"}
     exec(found["05.1"], names)
-    matrix, proof = evaluation.confusion_matrix(result.label_map, rolled), names["proof"]
+    matrix, proof = evaluation.confusion_matrix(result.label_map, rolled, 150), names["proof"]
     union = matrix[proof].sum() + matrix[:, proof].sum() - matrix[proof, proof]
     assert 0 < names["my_iou"] == pytest.approx(matrix[proof, proof] / union)
     exec(found["05.2"], names)
@@ -356,6 +299,39 @@ def test_load_fills_every_tensor(model, tmp_path, picture):
     base_config("demo").dump(str(config_file))
     by_file = models.load(config_file, str(path), "cpu")
     assert torch.equal(by_file.decode_head.cls_embed.weight, model.decode_head.cls_embed.weight)
+
+
+def test_a_checkpoint_alone_brings_config_and_classes(own_model, model, tmp_path, picture):
+    """As `m2f train` writes them: the config as text, the classes in the meta."""
+    meta = {"cfg": own_model.cfg.pretty_text, "dataset_meta": own_model.dataset_meta}
+    torch.save({"state_dict": own_model.state_dict(), "meta": meta}, tmp_path / "own.pth")
+    for loaded in (
+        models.load(checkpoint=tmp_path / "own.pth"),
+        models.load_profile("demo", None, tmp_path / "own.pth"),
+    ):
+        assert palette_of(loaded).names == OWN
+        expected = segment(own_model, picture)
+        assert (segment(loaded, picture).label_map == expected.label_map).all()
+    assert set(expected.table["name"]) | {query.name for query in expected.queries} <= set(OWN)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "bare.pth")
+    with pytest.raises(ValueError, match=r"bare\.pth carries no config: give the config"):
+        models.load(checkpoint=tmp_path / "bare.pth")
+    assert palette_of(models.load_profile("demo", None, tmp_path / "bare.pth")) is ade20k_palette()
+
+
+def test_code_in_the_config_of_a_checkpoint_is_not_run(own_model, tmp_path):
+    text = own_model.cfg.pretty_text + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n"
+    torch.save({"state_dict": own_model.state_dict(), "meta": {"cfg": text}}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match=r"bad\.pth: refused"):
+        models.load(checkpoint=tmp_path / "bad.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_classes_without_names_are_numbered(tmp_path):
+    config = set_classes(base_config("demo"), OWN).cfg
+    for loader in ("train", "val", "test"):
+        del config[f"{loader}_dataloader"].dataset["metainfo"]
+    assert palette_of(models.load(config, None, "cpu")).names == [f"class {i}" for i in range(5)]
 
 
 def test_load_refuses_half_a_model(model, tmp_path):
@@ -438,125 +414,3 @@ def test_segment_takes_a_folder_and_warns_about_what_it_leaves_out(model, folder
     with pytest.warns(UserWarning, match=r"left out broken\.jpg: .*not an image"):
         results = segment(model, folder)
     assert [Path(r.source).name for r in results] == ["0.png", "1.png", "2.png"]
-
-
-def test_predict_writes_overlays_labels_and_shares_and_goes_on(model, folder, tmp_path):
-    out = tmp_path / "out"
-    report = prediction.predict(model, [folder, tmp_path / "nowhere.png"], out)
-    assert sorted(p.name for p in out.iterdir()) == sorted(
-        [f"{i}_{kind}.png" for i in range(3) for kind in ("labels", "overlay")] + ["shares.csv"]
-    )
-    assert set(map(Path, report.failed)) == {folder / "broken.jpg", tmp_path / "nowhere.png"}
-    result = segment(model, folder / "1.png")
-    with Image.open(out / "1_labels.png") as labels:
-        assert labels.mode == "P"
-        assert (np.array(labels) == result.label_map + 1).all(), "on disk ADE20K counts from 1"
-        assert (np.array(labels.convert("RGB")) == ade20k_palette().colorize(result.label_map)).all()
-    shares = pd.read_csv(out / "shares.csv")
-    assert list(shares.columns) == ["file", "id", "name", "share", "confidence"]
-    assert shares.groupby("file")["share"].sum().round(3).tolist() == [1, 1, 1]
-
-
-def test_predict_keeps_two_pictures_of_one_name_apart(model, tmp_path):
-    for suffix in (".png", ".jpg"):
-        Image.fromarray(blocks(80, 80)).save(tmp_path / f"same{suffix}")
-    report = prediction.predict(model, [tmp_path / "same.png", tmp_path / "same.jpg"], tmp_path / "out")
-    assert len({p.name for p in report.files}) == 5
-
-
-def test_label_files_read_back_through_mmseg(tmp_path):
-    from mmseg.datasets.transforms import LoadAnnotations
-
-    label_map = np.array([[0, 12, 149], [255, 48, 6]], dtype=np.uint8)
-    path = prediction.save_labels(label_map, tmp_path / "x.png")
-    loaded = LoadAnnotations()({"seg_map_path": str(path), "reduce_zero_label": True, "seg_fields": []})
-    assert (loaded["gt_seg_map"] == label_map).all()
-
-
-def test_command_predict(model, folder, tmp_path):
-    weights = tmp_path / "weights.pth"
-    torch.save({"state_dict": model.state_dict()}, weights)
-    arguments = ["predict", str(folder), "--out", str(tmp_path / "o"), "--checkpoint", str(weights), "--device", "cpu"]
-    done = CliRunner().invoke(main, arguments)
-    assert done.exit_code == 1 and "3 pictures segmented" in done.stdout
-    assert done.stderr.count("\n") == 1 and "broken.jpg" in done.stderr
-    (folder / "broken.jpg").unlink()
-    assert CliRunner().invoke(main, arguments).exit_code == 0
-
-
-# ------------------------------------------------------------------------------------------------------- evaluate
-
-
-@pytest.fixture(scope="session")
-def labelled(tmp_path_factory) -> Path:
-    """Two validation pairs in ADE20K's layout, the second with ignore and with a class that nothing else has."""
-    root = tmp_path_factory.mktemp("labelled")
-    rng = np.random.default_rng(1)
-    for split in ("training", "validation"):
-        (root / "images" / split).mkdir(parents=True)
-        (root / "annotations" / split).mkdir(parents=True)
-        for i in range(2):
-            Image.fromarray(blocks(120, 160, i)).save(root / "images" / split / f"{i}.jpg")
-            labels = np.repeat(np.repeat(rng.integers(0, 60, (3, 4), dtype=np.uint8), 40, 0), 40, 1)
-            Image.fromarray(labels).save(root / "annotations" / split / f"{i}.png")
-    return root
-
-
-def test_evaluate_is_mmsegs_metric(model, labelled, monkeypatch):
-    """The model's own predictions, partly, as truth: then mIoU is neither 0 nor 100; compared with Runner's metric."""
-    from mmseg.evaluation.metrics import IoUMetric
-
-    for i in range(2):
-        path = labelled / "annotations" / "validation" / f"{i}.png"
-        predicted = segment(model, labelled / "images" / "validation" / f"{i}.jpg").label_map
-        truth = predicted + 1
-        truth[:30] = 0  # other: not judged
-        truth[30:60, :80] = 77
-        Image.fromarray(truth).save(path)
-    result = evaluation.evaluate(model, labelled, progress=False)
-    metric = IoUMetric()
-    metric.dataset_meta = {"classes": ade20k_palette().names}
-    for i in range(2):
-        truth = np.array(Image.open(labelled / "annotations" / "validation" / f"{i}.png")).astype(np.int64) - 1
-        truth[truth < 0] = 255
-        predicted = stock(model, str(labelled / "images" / "validation" / f"{i}.jpg"))[0]
-        sample = {"pred_sem_seg": {"data": torch.tensor(predicted)}, "gt_sem_seg": {"data": torch.tensor(truth)}}
-        metric.process({}, [sample])
-    expected = metric.evaluate(2)
-    assert result.miou == pytest.approx(expected["mIoU"], abs=0.006) and 5 < result.miou < 100
-    assert result.accuracy == pytest.approx(expected["aAcc"], abs=0.006)
-    assert result.images == 2
-
-
-def test_evaluation_table_shows_present_classes_only_and_confusions_count_pixels(model, labelled):
-    result = evaluation.evaluate(model, set_data(model.cfg, labelled), progress=False)
-    assert result.table["share"].sum() == pytest.approx(1) and len(result.table) < 60
-    assert (result.table["share"] + result.table["predicted"] > 0).all()
-    assert np.nanmean(result.table["iou"]) == pytest.approx(result.miou)
-    wrong = result.confusion.sum() - np.trace(result.confusion)
-    assert result.accuracy == pytest.approx(100 * (1 - wrong / result.confusion.sum()))
-    first = result.confusions(3).iloc[0]
-    truth, predicted = ade20k_palette().id_of(first["truth"]), ade20k_palette().id_of(first["predicted"])
-    assert first["pixels"] == result.confusion[truth, predicted] and truth != predicted
-
-
-def test_confusion_matrix_by_hand():
-    truth = np.array([[0, 0, 1, 255]])
-    prediction = np.array([[0, 1, 1, 2]])
-    assert evaluation.confusion_matrix(prediction, truth, 3).tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
-
-
-def test_evaluate_says_what_is_missing(model, tmp_path, labelled):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        evaluation.evaluate(model, tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="expected an mmengine Config or the path of one, got int"):
-        evaluation.evaluate(model, 3)
-
-
-def test_evaluate_refuses_a_label_of_another_size(model, labelled, tmp_path):
-    import shutil
-
-    root = shutil.copytree(labelled, tmp_path / "copy")
-    Image.fromarray(np.ones((60, 80), np.uint8)).save(root / "annotations" / "validation" / "0.png")
-    with pytest.raises(ValueError, match=r"0\.png has \(60, 80\) pixels, its image \(120, 160\)"):
-        evaluation.evaluate(model, root, progress=False)

@@ -97,20 +97,29 @@ def ade20k(folder: Path, subset: int | None, archive: Path | None) -> None:
 
 @main.command()
 @click.option("--data", type=click.Path(path_type=Path), help="Check the label maps of this data set instead.")
-@click.option("--classes", default=150, show_default=True, help='With --data: number of classes without "other".')
-@click.option("--zero-is-other/--zero-is-class", default=True, show_default=True, help="With --data: meaning of id 0.")
+@click.option("--classes", type=int, help='Number of classes without "other".  [default: from the data]')
+@click.option("--zero-is-other/--zero-is-class", default=None, help="Meaning of id 0.  [default: from the data]")
 @click.option("--limit", type=int, help="With --data: look at so many pairs per split.")
-def check(data: Path | None, classes: int, zero_is_other: bool, limit: int | None) -> None:
+def check(data: Path | None, classes: int | None, zero_is_other: bool | None, limit: int | None) -> None:
     """Show what is installed, what is wrong, and the command that mends it; or check a data set."""
     if data is None:
         from m2f_helpers.install import environment
 
         sys.exit(environment.main())
-    from m2f_helpers.data.checks import check_labels, describe_problems
+    from m2f_helpers.data.checks import check_data
 
-    problems = check_labels(data, classes, zero_is_other, limit)
-    click.echo(describe_problems(problems))
-    sys.exit(any(problem.severity == "error" for problem in problems))
+    report = check_data(data, _counted(classes, zero_is_other), limit)
+    click.echo(report)
+    sys.exit(report.errors > 0)
+
+
+def _counted(classes: int | None, zero_is_other: bool | None) -> Any:
+    """The classes that the options of `check` and `prepare` describe; None if there are no such options."""
+    from m2f_helpers.data.labels import counted_classes
+
+    if classes is None and zero_is_other is None:
+        return None
+    return counted_classes(150 if classes is None else classes, zero_is_other is not False)
 
 
 @main.command()
@@ -310,13 +319,13 @@ def lab(folder: Path, options: tuple[str, ...]) -> None:
 @click.option("--size", nargs=2, type=int, default=(512, 512), show_default=True, help="Height and width in pixels.")
 @click.option("--mode", type=click.Choice(["stretch", "crop", "pad"]), default="stretch", show_default=True)
 @click.option("--workers", type=int, help="Processes; without it, one per core.")
-@click.option("--classes", default=150, show_default=True, help='Number of classes without "other".')
-@click.option("--zero-is-other/--zero-is-class", default=True, show_default=True, help="Meaning of id 0 on disk.")
+@click.option("--classes", type=int, help='Number of classes without "other".  [default: from the data]')
+@click.option("--zero-is-other/--zero-is-class", default=None, help="Meaning of id 0.  [default: from the data]")
 def prepare(src, dst, size, mode, workers, classes, zero_is_other) -> None:
     """Resize the data set SRC into DST. A second run does only what is missing or changed."""
     from m2f_helpers.data import preparation
 
-    report = preparation.prepare(src, dst, list(size), mode, workers, classes, zero_is_other)
+    report = preparation.prepare(src, dst, list(size), mode, workers, _counted(classes, zero_is_other))
     click.echo(report)
     sys.exit(not report.ok)
 

@@ -70,8 +70,9 @@ def run_all(out: Path, data: Path | None = None, wanted: tuple[str, ...] = ()) -
 
 @pytest.fixture(scope="session")
 def tutorial(tmp_path_factory) -> dict[str, execution.NotebookRun]:
-    """All five notebooks, executed once, as `make tutorial` does."""
-    return run_all(tmp_path_factory.mktemp("tutorial"))
+    """All five notebooks, executed once, as `make tutorial` does, and then the optional ones in the same folder."""
+    out = tmp_path_factory.mktemp("tutorial")
+    return run_all(out) | run_all(out, wanted=("07",))
 
 
 @pytest.fixture(scope="session")

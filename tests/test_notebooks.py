@@ -9,24 +9,26 @@ from m2f_helpers.classroom.cells import read_exercises, verdicts
 from tests.conftest import NOTEBOOKS, check_executed
 
 NAMES = ["01_install", "02_resize_ade20k", "03_architecture", "04_finetune", "05_inference"]
+OPTIONAL = ["07_from_scratch"]
 SECONDS = {  # limits for a busy machine; a notebook that hangs is what they are for
     "01_install": 240,
     "02_resize_ade20k": 240,
     "03_architecture": 480,
     "04_finetune": 900,
     "05_inference": 480,
+    "07_from_scratch": 900,
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + OPTIONAL)
 def test_every_cell_runs_quietly_and_draws(tutorial, name):
     check_executed(tutorial[name])
     assert 0 < tutorial[name].seconds < SECONDS[name]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + OPTIONAL)
 def test_exercises_are_not_solved_as_they_come_and_right_with_the_solution(tutorial, name):
     found = read_exercises(nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4))
     expected = [(exercise.number, right) for exercise in found for right in (False, True)]
@@ -79,3 +81,20 @@ def test_04_and_05_speak_of_the_same_model(tutorial):
     """05 evaluates what 04 trained, on the same pictures."""
     after = tutorial["04_finetune"].records["miou_after"]
     assert tutorial["05_inference"].records["miou"] == pytest.approx(after, abs=1e-4)
+
+
+def test_07_parts_change_nothing_and_losses_are_the_librarys(tutorial):
+    records = tutorial["07_from_scratch"].records
+    assert records["lines_of_the_model"] <= 350
+    assert records["largest_difference"] < 1e-4 and records["difference_of_the_lean_way"] < 1e-3
+    assert records["difference_in_float64"] < 1e-6
+    assert records["loss_difference"] < 1e-4
+    assert records["segments"] >= 5
+
+
+def test_07_trains_as_well_as_04(tutorial):
+    records, by_library = tutorial["07_from_scratch"].records, tutorial["04_finetune"].records
+    assert records["steps"] == by_library["iterations"]
+    assert records["miou"]["twenty lines"] == pytest.approx(100 * by_library["miou_after"], abs=2)
+    assert records["miou"]["notebook 04"] == pytest.approx(100 * by_library["miou_after"], abs=0.01)
+    assert records["miou"]["before"] == pytest.approx(100 * by_library["miou_before"], abs=0.01)

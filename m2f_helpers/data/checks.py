@@ -1,70 +1,297 @@
-"""Checks a data set: every pair by itself, and all of them together. Used by notebook 02 and `m2f check --data`."""
+"""Checks a data set: every pair by itself, and all of them together. Used by notebook 02 and `m2f check --data`.
+
+Label maps that are legal one by one can be wrong as a set: all ids one too low, a class in one split only, the same
+street in both splits. So the checks here also look at all files at once, and each line names the command that helps.
+"""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
 
-from m2f_helpers.data.labels import IGNORE, LabelProblem, check_pair
-from m2f_helpers.data.layout import read_data
+from m2f_helpers.data.labels import IGNORE, LabelProblem, check_pair, read_label
+from m2f_helpers.data.layout import DataFolder, Pair, read_data
+from m2f_helpers.images import dropped
+from m2f_helpers.palette import CLASSES_FILE, UNKNOWN, Palette, ade20k_palette
+
+_NEAR = 24  # of 256 bits in which near-duplicates differ at most; drawn scenes differ in 57 and more
+_COUNTED = {"id-out-of-range", "id-equals-num-classes"}  # errors of label maps whose ids count all the same
+_FEW = 5  # below so many label maps nothing is concluded from what is missing
 
 
-def check_labels(
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check_data` looked at and found; `problems` has the errors first."""
+
+    data: DataFolder
+    classes: Palette
+    looked: int
+    problems: list[LabelProblem]
+
+    @property
+    def errors(self) -> int:
+        """Number of problems on which training would fail or learn nonsense."""
+        return sum(problem.severity == "error" for problem in self.problems)
+
+    def text(self, shown: int = 20) -> str:
+        """The problems, one line each, and a closing line with numbers."""
+        lines = [str(problem) for problem in self.problems[:shown]]
+        if len(self.problems) > shown:
+            lines.append(f"... and {len(self.problems) - shown} more")
+        counts = f"{self.errors} errors, {len(self.problems) - self.errors} warnings"
+        return "\n".join(
+            [*lines, f"looked at {self.looked} of {self.data.counts}, {len(self.classes)} classes: {counts}"]
+        )
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+@dataclass
+class _Seen:
+    """What the files looked at hold together. `files` counts, for each id on disk, the label maps that show it."""
+
+    looked: int = 0
+    files: Counter[int] = field(default_factory=Counter)
+    splits: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    left_out: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
+
+
+def check_data(
     root: str | Path,
-    num_classes: int = 150,
-    reduce_zero_label: bool = True,
+    classes: Palette | None = None,
     limit: int | None = None,
     num_queries: int = 100,
-) -> list[LabelProblem]:
-    """Check the label maps of a data set, ADE20K itself or a learner's own.
+) -> CheckReport:
+    """Check a data set, ADE20K itself or a learner's own.
 
     Args:
         root: folder that `layout.read_data` can read.
-        num_classes: number of classes, without "other".
-        reduce_zero_label: True if ids on disk run 1..num_classes with 0 = other (ADE20K); False if they run
-            0..num_classes-1 with 255 = ignore.
-        limit: check at most so many pairs per split, spread evenly; None checks all.
-        num_queries: masks the model can propose per picture; more classes than that in one picture cannot all be found.
+        classes: what the ids mean; None takes the folder's own, see `DataFolder.classes`.
+        limit: look at no more than so many pairs per split, spread evenly; None looks at all.
+        num_queries: masks the model can propose per image; more classes than that in one image cannot all be found.
 
-    Returns: the problems, errors first, in the order of the file names; an empty list if all is well.
-    Raises: FileNotFoundError if `root` is not such a folder; ValueError for impossible arguments.
+    Returns: the report; at least one pair was looked at.
+    Raises: FileNotFoundError if `root` is not such a folder; ValueError if it has no pair, or for a limit below 1.
     """
-    if not 1 <= num_classes <= 254:
-        raise ValueError(f"num_classes must lie between 1 and 254, got {num_classes}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be 1 or more, got {limit}")
     data = read_data(root)
-    problems = list(data.problems)
-    seen: set[int] = set()
-    for pairs in data.splits.values():
-        for pair in _spread(pairs, limit):
-            ids, found = check_pair(pair.image, pair.label, num_classes, reduce_zero_label, num_queries)
-            seen.update(ids)
-            problems += found
-    problems += _check_numbering(data.root, seen, num_classes, reduce_zero_label)
-    return sorted(problems, key=lambda problem: problem.severity != "error")
-
-
-def _check_numbering(root: Path, seen: set[int], num_classes: int, reduce_zero_label: bool) -> list[LabelProblem]:
-    """Own classes counted from 0 while 0 is taken for "other": no single file shows it, all together do."""
-    if reduce_zero_label and 2 <= num_classes < 150 and seen - {IGNORE} == set(range(num_classes)):
-        text = (
-            f"ids run 0..{num_classes - 1} and {num_classes} never occurs: they seem to count from 0, then "
-            "reduce_zero_label=True throws class 0 away; use reduce_zero_label=False"
-        )
-        return [LabelProblem(root, "counts-from-zero", text, "warning")]
-    return []
+    classes = classes or data.classes
+    problems, seen = list(data.problems), _Seen()
+    chosen = {split: _spread(pairs, limit) for split, pairs in data.splits.items()}
+    everything = [(split, pair) for split, pairs in chosen.items() for pair in pairs]
+    for split, pair in tqdm(everything, desc="checking", unit="pair", disable=len(everything) < 500):
+        counts, found = check_pair(pair.image, pair.label, classes, num_queries)
+        problems += found
+        seen.looked += 1
+        if not {problem.code for problem in found if problem.severity == "error"} - _COUNTED:
+            seen.files.update(counts.keys())
+            seen.splits[split].update(counts.keys())
+        _note_dropped(pair.image, seen)
+    numbering = list(_numbering(data, classes, seen))
+    problems += numbering
+    for look in (_one_class, _never_seen, _one_split) if not numbering else ():
+        problems += look(data, classes, seen)
+    problems += _left_out(seen)
+    problems += _never_turned([pair for _, pair in everything])
+    problems += _near_duplicates(data.root, *chosen.values())
+    problems.sort(key=lambda problem: problem.severity != "error")
+    return CheckReport(data, classes, seen.looked, problems)
 
 
 def _spread(items: list, limit: int | None) -> list:
     if limit is None or limit >= len(items):
         return items
-    return [items[int(k)] for k in np.linspace(0, len(items) - 1, limit)] if limit > 0 else []
+    return [items[int(k)] for k in np.linspace(0, len(items) - 1, limit)]
 
 
-def describe_problems(problems: list[LabelProblem], shown: int = 20) -> str:
-    """The problems as text, one line each, and a closing line with their numbers."""
-    lines = [str(problem) for problem in problems[:shown]]
-    if len(problems) > shown:
-        lines.append(f"... and {len(problems) - shown} more")
-    errors = sum(problem.severity == "error" for problem in problems)
-    return "\n".join([*lines, f"{errors} errors, {len(problems) - errors} warnings"])
+# --- All label maps together -------------------------------------------------------------------------------------
+
+
+def _numbering(data: DataFolder, classes: Palette, seen: _Seen) -> Iterator[LabelProblem]:
+    """Ids that mean nothing, or are counted from another start than the classes."""
+    ids = sorted(seen.files.keys() - {IGNORE})
+    unknown = [i for i in ids if classes.from_disk[i] == UNKNOWN]
+    known = sorted(i for entry in classes.classes for i in entry.on_disk)
+    zero_is_other = 0 in classes.ignored
+    if unknown:
+        text = (
+            f"the label maps hold {len(ids)} ids: {_some(ids)}; no class has {_some(unknown)}. With names for all, in "
+            f"the order of the ids, `m2f convert {data.root} NEW --from ids --classes NAME,NAME,...` counts them "
+            f'anew; `--map "{unknown[0]}=255"` leaves one out'
+        )
+        yield LabelProblem(data.root, "unknown-ids", text)
+    elif zero_is_other and ids and ids == list(range(known[-1])):
+        text = (
+            f"ids run 0..{ids[-1]} and {known[-1]} never occurs: they seem to count from 0, and then class 0 is thrown "
+            f"away; `m2f prepare {data.root} NEW --zero-is-class --classes {len(classes)}` reads them so"
+        )
+        yield LabelProblem(data.root, "counts-from-zero", text, "warning")
+    elif zero_is_other and known[-1] not in ids and 5 * seen.files[IGNORE] >= seen.looked >= _FEW:
+        text = (
+            f"255 occurs in {seen.files[IGNORE]} of {seen.looked} label maps and {known[-1]} in none: they seem to "
+            "count from 0 already, so that every class would be taken for its neighbour; "
+            f"`m2f prepare {data.root} NEW --zero-is-class` reads them so"
+        )
+        yield LabelProblem(data.root, "already-shifted", text)
+    elif _looks_like_own(data, classes, ids) and seen.looked >= _FEW:
+        text = (
+            f"only the ids {ids[0]}..{ids[-1]} occur, taken for ADE20K's ({', '.join(classes.names[:3])}, ...): if "
+            f"they are classes of your own, name them: `m2f convert {data.root} NEW --from ids --classes NAME,NAME,...`"
+        )
+        yield LabelProblem(data.root, "few-ids", text, "warning")
+
+
+def _looks_like_own(data: DataFolder, classes: Palette, ids: list[int]) -> bool:
+    """ADE20K is only assumed, and the ids run without a gap from 0 or 1 to a small number."""
+    assumed = classes is ade20k_palette() and not (data.root / CLASSES_FILE).is_file()
+    return assumed and 2 <= len(ids) <= 20 and ids[0] <= 1 and ids == list(range(ids[0], ids[-1] + 1))
+
+
+def _one_class(data: DataFolder, classes: Palette, seen: _Seen) -> Iterator[LabelProblem]:
+    shown = {int(classes.from_disk[i]) for i in seen.files} - {IGNORE, UNKNOWN}
+    if len(shown) > 1 or not seen.files:
+        return
+    name = f"only the class {classes.names[shown.pop()]!r}" if shown else "no class at all"
+    text = (
+        f"the {seen.looked} label maps show {name}, so nothing can be told apart; if 0 or 255 stands for a class, "
+        f"`m2f convert {data.root} NEW --from binary` (or ids, with --map) makes one of it"
+    )
+    yield LabelProblem(data.root, "one-class", text)
+
+
+def _never_seen(data: DataFolder, classes: Palette, seen: _Seen) -> Iterator[LabelProblem]:
+    """Own classes between the others that have no pixel. ADE20K's 150 are rarely all there."""
+    if classes.names == ade20k_palette().names or seen.looked < len(data.pairs):
+        return
+    gone = [entry.name for entry in classes.classes if not seen.files.keys() & set(entry.on_disk)]
+    if gone and len(gone) < len(classes) - 1:
+        text = (
+            f"no label map shows {_some(gone)}: add images of it, or leave it out with "
+            f"`m2f convert {data.root} NEW --ignore {gone[0]!r}`"
+        )
+        yield LabelProblem(data.root, "never-seen", text, "warning")
+
+
+def _one_split(data: DataFolder, classes: Palette, seen: _Seen) -> Iterator[LabelProblem]:
+    """Classes that can only be learnt, or only be measured."""
+    train, val = ({int(classes.from_disk[i]) for i in seen.splits[split]} - {IGNORE, UNKNOWN} for split in data.splits)
+    if not train or not val or seen.looked < len(data.pairs):
+        return
+    mend = f"`m2f convert {data.root} NEW --val 0.2` splits anew"
+    if only := [classes.names[i] for i in sorted(val - train)]:
+        text = f"{_some(only)} occurs in validation only and is never learnt: {mend}"
+        yield LabelProblem(data.root, "validation-only", text, "warning")
+    if (only := [classes.names[i] for i in sorted(train - val)]) and classes.names != ade20k_palette().names:
+        text = f"{_some(only)} occurs in training only and is never measured: {mend}"
+        yield LabelProblem(data.root, "training-only", text, "warning")
+
+
+def _some(items: list) -> str:
+    return ", ".join(str(item) for item in items[:8]) + (f" and {len(items) - 8} more" if len(items) > 8 else "")
+
+
+# --- All images together -----------------------------------------------------------------------------------------
+
+
+def _note_dropped(image: Path, seen: _Seen) -> None:
+    try:
+        for text in dropped(image):
+            seen.left_out[text].append(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        pass  # `check_pair` has named it
+
+
+def _left_out(seen: _Seen) -> Iterator[LabelProblem]:
+    """What is not read of the images, one line for each kind."""
+    for text, paths in seen.left_out.items():
+        more = f" (and {len(paths) - 1} more images like it)" if len(paths) > 1 else ""
+        yield LabelProblem(paths[0], "left-out", text + more, "warning")
+
+
+def _never_turned(pairs: list[Pair]) -> Iterator[LabelProblem]:
+    """Masks drawn on what the sensor saw, beside images that EXIF turns without changing their shape."""
+    scores, turned = [], []
+    for pair in pairs:
+        try:
+            score = _turn_score(pair)
+        except (OSError, ValueError, SyntaxError, cv2.error, Image.DecompressionBombError):
+            continue
+        if score is not None:
+            scores.append(score)
+            turned.append(pair.label)
+    if scores and np.mean([raw > seen for seen, raw in scores]) > 0.5:
+        seen, raw = np.mean(scores, axis=0)
+        if raw > 1.2 * seen:
+            text = (
+                f"EXIF turns the image, but this mask fits it better unturned; so do {len(scores)} in all: turn the "
+                "masks likewise, or save the images without EXIF"
+            )
+            yield LabelProblem(turned[0], "never-turned", text)
+
+
+def _turn_score(pair: Pair) -> tuple[float, float] | None:
+    """How strong the image's edges are along the mask's borders, as seen and as stored; None if EXIF turns nothing."""
+    with Image.open(pair.image) as opened:
+        if opened.getexif().get(274, 1) == 1:
+            return None
+        opened.draft("L", (256, 256))
+        stored = opened.convert("L")
+        seen = ImageOps.exif_transpose(opened).convert("L")
+    if stored.width * seen.width != stored.height * seen.height and stored.size != seen.size:
+        return None  # the shapes differ, and `check_sizes` compares them
+    label_map = read_label(pair.label.read_bytes())
+    label_map = cv2.resize(label_map, (256, 256), interpolation=cv2.INTER_NEAREST_EXACT)
+    border = cv2.morphologyEx(label_map, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    return _edges_at(seen, border), _edges_at(stored, border)
+
+
+def _edges_at(image: Image.Image, border: np.ndarray) -> float:
+    """Mean strength of the edges on the border, in parts of the mean everywhere."""
+    grey = np.asarray(image.resize((256, 256), Image.Resampling.BOX), np.float32)
+    strength = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    return float(strength[border].mean() / max(strength.mean(), 1e-6)) if border.any() else 0.0
+
+
+def _near_duplicates(root: Path, train: list[Pair], val: list[Pair]) -> Iterator[LabelProblem]:
+    """Images of one split that look like one of the other: what was learnt by heart is measured then."""
+    here, there = _fingerprints(train), _fingerprints(val)
+    if not here or not there:
+        return
+    bits = np.array([n.bit_count() for n in range(256)], np.uint8)
+    known, found = np.array([row for _, row in here]), []
+    for pair, row in there:
+        distance = bits[known ^ row].sum(1, dtype=np.int32)
+        if distance.min() <= _NEAR:
+            found.append((pair, here[int(distance.argmin())][0]))
+    if found:
+        pair, twin = found[0]
+        text = (
+            f"looks like {twin.image} of the training split ({len(found)} of {len(there)} validation images have a "
+            f"twin), so that the mIoU is too good: `m2f convert {root} NEW --val 0.2 --group REGEX` keeps what belongs "
+            "together in one split"
+        )
+        yield LabelProblem(pair.image, "near-duplicate", text, "warning")
+
+
+def _fingerprints(pairs: list[Pair]) -> list[tuple[Pair, np.ndarray]]:
+    """256 bits for each image: is a part brighter than the one right of it? Images without contrast have none."""
+    found = []
+    for pair in pairs:
+        try:
+            with Image.open(pair.image) as opened:
+                opened.draft("L", (64, 64))
+                small = np.asarray(opened.convert("L").resize((17, 16), Image.Resampling.BOX), np.int16)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue
+        if small.std() > 8:
+            found.append((pair, np.packbits(small[:, 1:] > small[:, :-1])))
+    return found

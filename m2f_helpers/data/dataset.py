@@ -18,7 +18,7 @@ from mmseg.registry import DATASETS, TRANSFORMS
 from m2f_helpers.data.labels import read_label
 from m2f_helpers.data.layout import read_data
 from m2f_helpers.images import decode_bgr
-from m2f_helpers.palette import UNKNOWN, ade20k_palette, own_palette
+from m2f_helpers.palette import UNKNOWN, Palette, ade20k_palette, own_palette
 
 # steps of a pipeline: mmseg's name -> what reads the files of a `PairDataset`
 READERS = {"LoadImageFromFile": "LoadImage", "LoadAnnotations": "LoadLabels"}
@@ -50,10 +50,7 @@ class PairDataset(BaseSegDataset):
     ) -> None:
         self.split = split
         metainfo = metainfo or ade20k_palette().meta
-        names = metainfo["classes"]
-        if on_disk is None and reduce_zero_label:
-            on_disk, ignored = range(1, len(names) + 1), (0,)
-        self.from_disk = own_palette(names, None, on_disk, ignored).from_disk
+        self.from_disk = classes_on_disk(metainfo, on_disk, ignored, reduce_zero_label).from_disk
         super().__init__(data_root=data_root, metainfo=metainfo, reduce_zero_label=reduce_zero_label, **options)
 
     def _join_prefix(self) -> None:
@@ -66,6 +63,20 @@ class PairDataset(BaseSegDataset):
             {"img_path": str(pair.image), "seg_map_path": str(pair.label), "seg_fields": [], **same}
             for pair in read_data(self.data_root).need(self.split).splits[self.split]
         ]
+
+
+def classes_on_disk(
+    metainfo: dict | None = None,
+    on_disk: Sequence[Sequence[int]] | None = None,
+    ignored: Sequence[int] = (),
+    reduce_zero_label: bool = False,
+    **_: Any,
+) -> Palette:
+    """The classes, and what each id on disk means, from the settings of a data set in a config."""
+    names = (metainfo or ade20k_palette().meta)["classes"]
+    if on_disk is None and reduce_zero_label:
+        on_disk, ignored = range(1, len(names) + 1), (0,)
+    return own_palette(names, None, on_disk, ignored)
 
 
 @TRANSFORMS.register_module()

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-IGNORE = 255
+from m2f_helpers.palette import IGNORE, MAX_CLASSES, UNKNOWN, Palette, ade20k_palette, own_palette
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MANY_IDS = 12  # from so many ids on, look for the thin seams that smoothing filters leave
 
@@ -45,26 +46,38 @@ class LabelError(ValueError):
         self.code = code
 
 
-def check_pair(
-    image: Path, label: Path, num_classes: int = 150, reduce_zero_label: bool = True, num_queries: int = 100
-) -> tuple[list[int], list[LabelProblem]]:
-    """Check one label map against its picture.
+def counted_classes(count: int, zero_is_other: bool = True) -> Palette:
+    """Classes of which only the number is known: on disk 1..count with 0 = other, or 0..count-1. 150 are ADE20K's."""
+    if not 2 <= count <= MAX_CLASSES:
+        raise ValueError(f"--classes must lie between 2 and {MAX_CLASSES}, got {count}")
+    ade20k = ade20k_palette()
+    if count == len(ade20k) and zero_is_other:
+        return ade20k
+    ids = range(zero_is_other, count + zero_is_other)
+    names = ade20k.names if count == len(ade20k) else [f"class {i}" for i in ids]
+    return own_palette(names, on_disk=ids, ignored=(0,) * zero_is_other)
 
-    Returns: the ids in the label map (empty if unreadable) and the problems.
+
+def check_pair(
+    image: Path, label: Path, classes: Palette, num_queries: int = 100
+) -> tuple[dict[int, int], list[LabelProblem]]:
+    """Check one label map against its image.
+
+    Returns: pixels per id on disk in the label map (empty if unreadable), and the problems.
     """
     try:
         label_map = read_label(label.read_bytes())
     except LabelError as error:
-        return [], [LabelProblem(label, error.code, str(error))]
+        return {}, [LabelProblem(label, error.code, str(error))]
     except OSError as error:
-        return [], [LabelProblem(label, "unreadable", f"cannot be read: {error.strerror or error}")]
+        return {}, [LabelProblem(label, "unreadable", f"cannot be read: {error.strerror or error}")]
     counts = count_ids(label_map)
-    problems = check_ids(label, label_map, counts, num_classes, reduce_zero_label, num_queries)
+    problems = check_ids(label, label_map, counts, classes, num_queries)
     try:
         problems += check_sizes(label, label_map.shape, seen_size(image))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         problems.append(LabelProblem(image, "unreadable-image", f"is not an image that can be read: {error}"))
-    return list(counts), problems
+    return counts, problems
 
 
 def read_label(data: bytes) -> np.ndarray:
@@ -117,7 +130,7 @@ def _explain_rgb(data: bytes) -> str:
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if picture is not None and (picture == picture[..., :1]).all():
         return "has three equal channels: save one of them as 8-bit grey PNG"
-    return "holds colours instead of ids: turn them into ids (palette.decode does it for ADE20K's colours)"
+    return "holds colours instead of ids: `m2f convert DATA NEW --from colors` turns them into ids"
 
 
 def count_ids(label_map: np.ndarray) -> dict[int, int]:
@@ -141,24 +154,17 @@ def count_ids(label_map: np.ndarray) -> dict[int, int]:
 
 
 def check_ids(
-    path: Path,
-    label_map: np.ndarray,
-    counts: dict[int, int],
-    num_classes: int = 150,
-    reduce_zero_label: bool = True,
-    num_queries: int = 100,
+    path: Path, label_map: np.ndarray, counts: dict[int, int], classes: Palette, num_queries: int = 100
 ) -> list[LabelProblem]:
     """Check the ids of one decoded label map; `counts` as from `count_ids`."""
-    ids = set(counts)
-    last = num_classes if reduce_zero_label else num_classes - 1
-    nothing = {0, IGNORE} if reduce_zero_label else {IGNORE}
-    if ids == {0, IGNORE}:
-        text = "holds only 0 and 255, and 255 means ignore: write the object as its class id instead of 255"
+    ids, nothing = set(counts), set(classes.ignored)
+    if ids == {0, IGNORE} and 0 in nothing:
+        text = "holds only 0 and 255, and 255 means ignore: `m2f convert DATA NEW --from binary` makes a class of it"
         return [LabelProblem(path, "0-255-mask", text)]
     if ids <= nothing:
-        text = 'holds nothing but "other": it trains no class (ADE20K itself has 14 such pictures)'
+        text = 'holds nothing but "other": it trains no class (ADE20K itself has 14 such images)'
         return [LabelProblem(path, "all-other", text, "warning")]
-    problems = _check_range(path, ids, last, num_classes)
+    problems = _check_range(path, ids, classes)
     if len(ids - nothing) > num_queries:
         text = f"shows {len(ids - nothing)} classes, but the model has {num_queries} queries: some are never matched"
         problems.append(LabelProblem(path, "more-classes-than-queries", text, "warning"))
@@ -168,18 +174,18 @@ def check_ids(
     return problems
 
 
-def _check_range(path: Path, ids: set[int], last: int, num_classes: int) -> list[LabelProblem]:
-    wrong = sorted(i for i in ids if last < i < IGNORE)
+def _check_range(path: Path, ids: set[int], classes: Palette) -> list[LabelProblem]:
+    wrong = sorted(i for i in ids if classes.from_disk[i] == UNKNOWN)
     if not wrong:
         return []
+    known = sorted({i for entry in classes.classes for i in entry.on_disk} | set(classes.ignored))
     shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
-    if wrong[0] == num_classes and len(wrong) == 1:
-        text = (
-            f'holds id {num_classes}, equal to the number of classes: silently learnt as "no object". Ids run '
-            f"0..{last}; with 0 = other on disk, as in ADE20K, set reduce_zero_label=True"
-        )
+    whole = known[:-1] == list(range(known[-2] + 1))
+    meant = f"0..{known[-2]}" if whole else ", ".join(map(str, known[:-1][:20])) + ", ..." * (len(known) > 21)
+    if wrong == [len(classes)]:
+        text = f'holds id {len(classes)}, the number of classes, which mmseg learns as "no object" (known are {meant})'
         return [LabelProblem(path, "id-equals-num-classes", text)]
-    text = f"holds ids {shown} outside 0..{last} (255 = ignore): training stops with an index error"
+    text = f"holds ids {shown} that no class has (known are {meant}, and 255 = ignore)"
     return [LabelProblem(path, "id-out-of-range", text)]
 
 
@@ -200,12 +206,16 @@ def check_sizes(label: Path, label_size: Iterable[int], image_size: Iterable[int
     image_height, image_width = image_size
     if (height, width) == (image_height, image_width):
         return []
-    text = f"is {width} x {height} (width x height) but its picture is {image_width} x {image_height}"
+    text = f"is {width} x {height} (width x height) but its image is {image_width} x {image_height}"
     if (height, width) == (image_width, image_height):
         return [
-            LabelProblem(label, "turned", f"{text}: the picture is turned by its EXIF data; turn the mask likewise")
+            LabelProblem(
+                label,
+                "turned",
+                f"{text}: EXIF turns the image; `m2f convert DATA NEW` turns the mask likewise",
+            )
         ]
-    return [LabelProblem(label, "size-mismatch", f"{text}: make the mask in the size of the picture")]
+    return [LabelProblem(label, "size-mismatch", f"{text}: make the mask in the size of the image")]
 
 
 def seen_size(image: Path) -> tuple[int, int]:

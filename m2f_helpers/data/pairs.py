@@ -20,9 +20,10 @@ import cv2
 import numpy as np
 
 from m2f_helpers import files
-from m2f_helpers.data.labels import IGNORE, LabelProblem, check_ids, check_sizes, count_ids, read_label
+from m2f_helpers.data.labels import LabelProblem, check_ids, check_sizes, count_ids, read_label
 from m2f_helpers.data.resize import PAD_COLOR, place, place_image, place_label_map
 from m2f_helpers.images import decode_bgr
+from m2f_helpers.palette import IGNORE, Palette, ade20k_palette
 
 JPEG_OPTIONS = [cv2.IMWRITE_JPEG_QUALITY, 95]
 PNG_OPTIONS = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
@@ -38,13 +39,13 @@ class Settings:
 
     size: tuple[int, int]
     mode: str
-    num_classes: int
-    reduce_zero_label: bool
+    classes: Palette
 
-    @property
-    def fill(self) -> int:
-        """Id for padding: 0 = other, or 255 where ids count from 0."""
-        return 0 if self.reduce_zero_label else IGNORE
+    def as_json(self) -> dict:
+        """For manifest and report; ADE20K's classes by that name."""
+        known = self.classes is ade20k_palette() or self.classes == ade20k_palette()
+        classes = "ADE20K" if known else {entry.name: list(entry.on_disk) for entry in self.classes.classes}
+        return {"size": list(self.size), "mode": self.mode, "classes": classes, "ignored": list(self.classes.ignored)}
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,11 @@ def _label_file(job: Job) -> tuple[np.ndarray, list[int], tuple[int, int], dict]
     data, stamp = files.read(job.label)
     label_map = _named(job.label, read_label, data)
     before = count_ids(label_map)
-    problems = check_ids(job.label, label_map, before, settings.num_classes, settings.reduce_zero_label)
+    problems = check_ids(job.label, label_map, before, settings.classes)
     _refuse(problems)
-    small = place_label_map(label_map, place(label_map.shape, settings.size, settings.mode), settings.fill)
+    small = place_label_map(
+        label_map, place(label_map.shape, settings.size, settings.mode), int(settings.classes.to_disk[IGNORE])
+    )
     record = {"before": list(before), "after": count_ids(small)}
     record |= {"warnings": [describe(problem) for problem in problems]} if problems else {}
     return cv2.imencode(".png", small, PNG_OPTIONS)[1], stamp, label_map.shape, record

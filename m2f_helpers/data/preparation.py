@@ -18,18 +18,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from m2f_helpers import files
 from m2f_helpers.data import pairs
-from m2f_helpers.data.labels import IGNORE, LabelProblem
+from m2f_helpers.data.labels import LabelProblem
 from m2f_helpers.data.layout import DataFolder, read_data
 from m2f_helpers.data.pairs import Job, Result, Settings
 from m2f_helpers.data.resize import check_size_and_mode
-from m2f_helpers.palette import NUM_CLASSES, ade20k_palette
+from m2f_helpers.palette import CLASSES_FILE, IGNORE, Palette, ade20k_palette, write_classes
 from m2f_helpers.resources import out_folder
 
 MANIFEST = "manifest.jsonl"
@@ -43,7 +42,7 @@ _WORTH_A_POOL = 150  # below so many pairs, starting workers takes longer than t
 
 
 def _header(settings: Settings) -> dict:
-    return json.loads(json.dumps({"version": _VERSION, "settings": settings.__dict__}))
+    return {"version": _VERSION, "settings": settings.as_json()}
 
 
 def _read_manifest(dst: Path) -> tuple[dict, dict[str, str]]:
@@ -90,8 +89,7 @@ def prepare(
     size: Sequence[int] = (512, 512),
     mode: str = "stretch",
     workers: int | None = None,
-    num_classes: int = NUM_CLASSES,
-    reduce_zero_label: bool = True,
+    classes: Palette | None = None,
     progress: bool = True,
 ) -> PrepareReport:
     """Resize a data set. A second run does only what is missing or changed; bad files are named and left out.
@@ -103,8 +101,7 @@ def prepare(
         mode: `"stretch"`, `"crop"` or `"pad"`, see `place`.
         workers: processes; None takes one per core, or works in this process if there is little to do. A script that
             asks for more than 1 must do so below `if __name__ == "__main__":`.
-        num_classes: classes without "other", for the check of the labels.
-        reduce_zero_label: True if ids on disk run 1..num_classes with 0 = other, as in ADE20K; see `check_labels`.
+        classes: what the ids in the label maps mean; None takes the folder's own, see `DataFolder.classes`.
         progress: show a bar with the rate.
 
     Returns: the report, also in `dst/report.json`.
@@ -118,7 +115,7 @@ def prepare(
     files.check_apart(src, dst)
     data, dst = read_data(src), Path(dst)
     _check_destination(dst)
-    settings = Settings((int(size[0]), int(size[1])), mode, num_classes, reduce_zero_label)
+    settings = Settings((int(size[0]), int(size[1])), mode, classes or data.classes)
     with files.locked(dst):
         return _prepare(data, dst, settings, workers, progress, start)
 
@@ -143,6 +140,7 @@ def _prepare(
                 manifest.write(f"{result.line}\n")  # a run that is killed loses the last few and does them again
     _remove_outdated(dst, old_keys - lines.keys())
     _write_manifest(dst, _header(settings), lines)
+    _write_classes(dst, settings.classes)
     report = _report(dst, settings, lines, failures, kept, workers, time.perf_counter() - start)
     files.write(dst / REPORT, report.to_json())
     return report
@@ -178,6 +176,14 @@ def _resume(dst: Path, settings: Settings, jobs: list[Job]) -> tuple[dict[str, s
 
 def _stale(line: str) -> str:
     return json.dumps({**json.loads(line), "source": []})
+
+
+def _write_classes(dst: Path, classes: Palette) -> None:
+    """`classes.json` beside the data, unless they are what a folder without one is taken for."""
+    if classes == ade20k_palette():
+        (dst / CLASSES_FILE).unlink(missing_ok=True)
+    else:
+        write_classes(dst / CLASSES_FILE, classes)
 
 
 def _remove_outdated(dst: Path, keys: set[str]) -> None:
@@ -295,7 +301,7 @@ class PrepareReport:
     def to_json(self) -> str:
         """The report without times, so that equal data give equal bytes."""
         content = {
-            "settings": self.settings.__dict__,
+            "settings": self.settings.as_json(),
             "pairs": self.pairs,
             "failed": self.failed,
             "warnings": self.warnings,
@@ -319,7 +325,7 @@ class PrepareReport:
             f"{self.pairs} pairs of {height} x {width} ({self.settings.mode}) in {self.root}: {self.written} written, "
             f"{self.pairs - self.written} kept; {self.seconds:.1f} s, {self.pairs_per_second:.0f} pairs/s, "
             f"{self.workers} process{'es' * (self.workers > 1)}",
-            f"{sum(entry.id not in (0, IGNORE) for entry in self.classes)} classes; per class: {self.root / REPORT}",
+            f"{sum(c.id not in self.settings.classes.ignored for c in self.classes)} classes: {self.root / REPORT}",
         ]
         lines += [f"vanished from {key}: {', '.join(names)}" for key, names in list(self.vanished.items())[:5]]
         if len(self.vanished) > 5:
@@ -342,23 +348,19 @@ def _report(dst, settings, lines, failures, kept, workers, seconds) -> PrepareRe
             pixels[i] += count
             pictures[i] += 1
         if gone := [i for i in record["before"] if i not in after]:
-            vanished[key] = [_name(i, settings) for i in gone]
+            vanished[key] = [_name(i, settings.classes) for i in gone]
         warnings += record.get("warnings", [])
-    classes = [ClassCount(i, _name(i, settings), pixels[i], pictures[i]) for i in sorted(pixels)]
+    classes = [ClassCount(i, _name(i, settings.classes), pixels[i], pictures[i]) for i in sorted(pixels)]
     failed = [problem for key in sorted(failures) for problem in failures[key]]
     written = len(lines) - kept
     return PrepareReport(dst, settings, len(lines), written, failed, warnings, classes, vanished, workers, seconds)
 
 
-@cache
-def _name(label_id: int, settings: Settings) -> str:
-    if label_id == IGNORE:
-        return "ignore"
-    if label_id == 0 and settings.reduce_zero_label:
-        return "other"
-    if settings.num_classes == NUM_CLASSES and settings.reduce_zero_label:
-        return ade20k_palette().names[label_id - 1]
-    return f"class {label_id}"
+def _name(label_id: int, classes: Palette) -> str:
+    in_memory = int(classes.from_disk[label_id])
+    if in_memory != IGNORE:
+        return classes.names[in_memory]
+    return "other" if label_id == 0 else "ignore"
 
 
 # --- What the notebooks call -------------------------------------------------------------------------------------

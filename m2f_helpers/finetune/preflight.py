@@ -11,7 +11,7 @@ import psutil
 from mmengine.config import Config, ConfigDict
 
 from m2f_helpers.config import LOADERS, PIPELINES, Edited, as_config, class_names, mmseg_names
-from m2f_helpers.data.dataset import PairDataset
+from m2f_helpers.data.dataset import PairDataset, classes_on_disk
 from m2f_helpers.data.labels import check_pair
 from m2f_helpers.data.layout import Pair, match, read_data
 from m2f_helpers.finetune.differences import silent_edits
@@ -237,11 +237,13 @@ def pairs_of(dataset: ConfigDict) -> list[Pair]:
 def _labels(cfg: Config) -> list[str]:
     """The first label maps of the training data, looked at as they lie on disk."""
     dataset = cfg.train_dataloader.dataset
-    reduce = dataset.get("reduce_zero_label", dataset.type == ADE20K)
-    head = cfg.model.decode_head
-    found = []
+    head, found = cfg.model.decode_head, []
+    try:
+        classes = classes_on_disk(**{"reduce_zero_label": dataset.type == ADE20K, **dataset})
+    except ValueError as error:
+        return [f"train_dataloader: {error}"]
     for pair in pairs_of(dataset)[:CHECKED_LABELS]:
-        found += check_pair(pair.image, pair.label, head.num_classes, reduce, head.num_queries)[1]
+        found += check_pair(pair.image, pair.label, classes, head.num_queries)[1]
     errors = [f"{problem.path}: {problem.message}" for problem in found if problem.severity == "error"]
     more = [f"... and {len(errors) - 5} more label maps like these"] if len(errors) > 5 else []
     return errors[:5] + more

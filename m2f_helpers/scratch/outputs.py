@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -119,3 +120,18 @@ def panoptic(
             segments.append(Segment(number, class_id, float(scores[query])))
         result[own & whole if inside_only else own] = number
     return result, segments
+
+
+def paint(numbers: Tensor, segments: list[Segment], colors: np.ndarray) -> np.ndarray:
+    """A panoptic map in the colours of its classes `(K, 3)`, white between segments, black where none is.
+
+    Returns: RGB `(H, W, 3)` uint8.
+    """
+    numbers = numbers.cpu().numpy()
+    table = np.array([*(colors[segment.class_id] for segment in segments), (0, 0, 0)], np.uint8)
+    image = table[numbers]  # `NOTHING` is -1 and so takes the last row
+    rim = np.zeros(numbers.shape, bool)
+    rim[1:] |= numbers[1:] != numbers[:-1]
+    rim[:, 1:] |= numbers[:, 1:] != numbers[:, :-1]
+    image[rim] = 255
+    return image

@@ -76,12 +76,13 @@ def read(source: Any, groups: int) -> tuple[dict[str, Tensor], Sizes]:
 
 
 def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """mmseg's state dict with the names of `scratch.model`, every tensor in it."""
+    """mmseg's state dict with the names of `scratch.model`, every tensor in it, half precision made single."""
     renamed = {}
     for name, tensor in state.items():
         for pattern, ours in RENAMES:
             name = re.sub(pattern, ours, name)
-        renamed[name] = tensor
+        half = tensor.dtype in (torch.float16, torch.bfloat16)  # saved small; computed with in full
+        renamed[name] = tensor.float() if half else tensor
     return renamed
 
 

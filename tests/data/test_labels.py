@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from m2f_helpers import cli
-from m2f_helpers.data.checks import check_labels, describe_problems
-from m2f_helpers.data.labels import LabelError, count_ids, read_label
+from m2f_helpers.data.checks import check_data
+from m2f_helpers.data.labels import LabelError, count_ids, counted_classes, read_label
 from tests.pair_files import LABEL as GOOD
 from tests.pair_files import png
 
@@ -32,6 +32,10 @@ def write(root, label, name="a", image_shape=None, split="training"):
     shape = image_shape or (label.shape[:2] if isinstance(label, np.ndarray) else GOOD.shape)
     Image.new("RGB", shape[::-1], "olive").save(root / f"images/{split}/{name}.jpg")
     return root
+
+
+def problems_of(root, **options):
+    return check_data(root, **options).problems
 
 
 def codes(problems):
@@ -60,15 +64,14 @@ FAULTS = {
     "unreadable": (damaged(png(RNG.integers(0, 150, (40, 48), dtype=np.uint8))), "damaged"),
     "0-255-mask": (GOOD // 4 * 255, "255 means ignore"),
     "all-other": (GOOD * 0, '"other"'),
-    "id-out-of-range": (GOOD + np.uint8(150), "outside 0..150"),
+    "id-out-of-range": (GOOD + np.uint8(150), "known are 0..150"),
 }
 
 
 @pytest.mark.parametrize("code", FAULTS)
 def test_each_fault_is_named_with_its_remedy(tmp_path, code):
     label, text = FAULTS[code]
-    (problem,) = check_labels(write(tmp_path, label))
-    assert problem.code == code
+    problem = next(problem for problem in problems_of(write(tmp_path, label)) if problem.code == code)
     assert text in problem.message
     assert problem.path.name == "a.png"
     assert problem.severity == ("warning" if code == "all-other" else "error")
@@ -78,11 +81,11 @@ def test_good_labels_have_no_problem(tmp_path):
     write(tmp_path, GOOD)
     write(tmp_path, np.where(GOOD == 1, 0, GOOD).astype(np.uint8), "b", split="validation")
     write(tmp_path, np.where(GOOD == 1, 255, GOOD).astype(np.uint8), "c")
-    assert check_labels(tmp_path) == []
+    assert problems_of(tmp_path) == []
 
 
 def test_real_pairs_have_no_problem(ade20k_sample):
-    assert check_labels(ade20k_sample) == []
+    assert problems_of(ade20k_sample) == []
 
 
 def test_palette_png_is_read_as_ids():
@@ -111,16 +114,16 @@ def test_four_bit_png_is_refused(tmp_path):
 
 def test_id_equal_to_number_of_classes_is_the_silent_one(tmp_path):
     write(tmp_path, GOOD)  # ids 1..6 with six classes counted from 0
-    (problem,) = check_labels(tmp_path, num_classes=6, reduce_zero_label=False)
-    assert problem.code == "id-equals-num-classes"
-    assert '"no object"' in problem.message and "reduce_zero_label=True" in problem.message
-    assert check_labels(tmp_path, num_classes=6, reduce_zero_label=True) == []
+    problem, together = problems_of(tmp_path, classes=counted_classes(6, False))
+    assert (problem.code, together.code) == ("id-equals-num-classes", "unknown-ids")
+    assert '"no object"' in problem.message
+    assert problems_of(tmp_path, classes=counted_classes(6, True)) == []
 
 
 def test_own_classes_from_zero(tmp_path):
     write(tmp_path, GOOD - 1)
-    assert check_labels(tmp_path, num_classes=6, reduce_zero_label=False) == []
-    (problem,) = check_labels(tmp_path, num_classes=6, reduce_zero_label=True)
+    assert problems_of(tmp_path, classes=counted_classes(6, False)) == []
+    (problem,) = problems_of(tmp_path, classes=counted_classes(6, True))
     assert (problem.code, problem.severity) == ("counts-from-zero", "warning")
 
 
@@ -130,9 +133,9 @@ def test_size_mismatch_and_exif_turn(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     Image.new("RGB", GOOD.shape[::-1]).save(tmp_path / "images/training/turned.jpg", exif=exif)
-    problems = check_labels(tmp_path)
+    problems = problems_of(tmp_path)
     assert codes(problems) == ["size-mismatch", "turned"]
-    assert "is 48 x 40 (width x height) but its picture is 96 x 80" in problems[0].message
+    assert "is 48 x 40 (width x height) but its image is 96 x 80" in problems[0].message
 
 
 def test_missing_partners_and_wrong_suffix(tmp_path):
@@ -143,7 +146,7 @@ def test_missing_partners_and_wrong_suffix(tmp_path):
     (tmp_path / "images/training/lonely_label.jpg").unlink()
     (tmp_path / "images/training/notes.txt").write_text("x")
     Image.new("RGB", (48, 40)).save(tmp_path / "images/training/good.png")
-    found = {problem.path.name: problem.code for problem in check_labels(tmp_path)}
+    found = {problem.path.name: problem.code for problem in problems_of(tmp_path)}
     assert found == {
         "lonely_picture.jpg": "no-label",
         "lonely_label.png": "no-image",
@@ -155,36 +158,39 @@ def test_missing_partners_and_wrong_suffix(tmp_path):
 def test_unreadable_picture(tmp_path):
     write(tmp_path, GOOD)
     (tmp_path / "images/training/a.jpg").write_text("no picture")
-    assert codes(check_labels(tmp_path)) == ["unreadable-image"]
+    assert codes(problems_of(tmp_path)) == ["unreadable-image"]
 
 
 def test_smoothly_resized_mask_is_suspected_and_thin_classes_are_not(tmp_path):
     blocks = RNG.integers(1, 150, (6, 8), dtype=np.uint8).repeat(20, 0).repeat(20, 1)
     smooth = np.asarray(Image.fromarray(blocks).resize((400, 300), Image.Resampling.BICUBIC))
     nearest = np.asarray(Image.fromarray(blocks).resize((400, 300), Image.Resampling.NEAREST))
-    assert "smoothed-mask" in codes(check_labels(write(tmp_path / "smooth", smooth)))
-    assert check_labels(write(tmp_path / "nearest", nearest)) == []
+    assert "smoothed-mask" in codes(problems_of(write(tmp_path / "smooth", smooth)))
+    assert problems_of(write(tmp_path / "nearest", nearest)) == []
 
 
 def test_more_classes_than_queries(tmp_path):
     write(tmp_path, GOOD)
-    (problem,) = check_labels(tmp_path, num_queries=5)
+    (problem,) = problems_of(tmp_path, num_queries=5)
     assert problem.message == "shows 6 classes, but the model has 5 queries: some are never matched"
 
 
 def test_limit_spreads_over_the_files(tmp_path):
     for k in range(9):
         write(tmp_path, GOOD if k % 8 else GOOD * 0, f"f{k}")
-    assert len(check_labels(tmp_path)) == 2
-    assert len(check_labels(tmp_path, limit=2)) == 2  # first and last
-    assert len(check_labels(tmp_path, limit=1)) == 1
+    for limit, found in ((None, 2), (2, 2), (1, 1)):  # with 2 the first and the last
+        assert codes(problems_of(tmp_path, limit=limit)).count("all-other") == found
 
 
 def test_arguments_are_checked(tmp_path):
-    with pytest.raises(ValueError, match="num_classes must lie between 1 and 254, got 0"):
-        check_labels(write(tmp_path, GOOD), num_classes=0)
+    for count in (0, 1, 255, 300):
+        with pytest.raises(ValueError, match=f"--classes must lie between 2 and 254, got {count}"):
+            counted_classes(count)
+    for limit in (0, -3):
+        with pytest.raises(ValueError, match=f"--limit must be 1 or more, got {limit}"):
+            check_data(write(tmp_path, GOOD), limit=limit)
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        check_labels(tmp_path / "nowhere")
+        problems_of(tmp_path / "nowhere")
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from([0, 1, 2, 150, 255])))
@@ -196,9 +202,11 @@ def test_count_ids_agrees_with_numpy(label_map):
 def test_description_counts_and_cuts(tmp_path):
     for k in range(4):
         write(tmp_path, GOOD * 0 if k else GOOD // 4 * 255, f"f{k}")
-    text = describe_problems(check_labels(tmp_path), shown=2)
+    text = check_data(tmp_path).text(shown=2)
     assert text.splitlines()[0].startswith("error: ")
-    assert text.endswith("... and 2 more\n1 errors, 3 warnings")
+    assert text.endswith(
+        "... and 3 more\nlooked at 4 of 4 training and 0 validation pairs, 150 classes: 2 errors, 3 warnings"
+    )
 
 
 def test_command_line(tmp_path):
@@ -207,4 +215,4 @@ def test_command_line(tmp_path):
     assert runner.invoke(cli.main, ["check", "--data", str(tmp_path)]).exit_code == 0
     result = runner.invoke(cli.main, ["check", "--data", str(tmp_path), "--classes", "5"])
     assert result.exit_code == 1
-    assert "holds ids 6 outside 0..5" in result.output
+    assert "holds ids 6 that no class has (known are 0..5" in result.output

@@ -10,6 +10,7 @@ from m2f_helpers.data.labels import read_label
 from m2f_helpers.data.pairs import Job, Settings, prepare_pair
 from m2f_helpers.data.scenes.dataset import draw_scene
 from m2f_helpers.images import decode_bgr, read_image
+from m2f_helpers.palette import ade20k_palette
 from tests.pair_files import LABEL, RED_BLUE, add, half, png, saved
 
 ORIENTED = Image.Exif()
@@ -44,7 +45,7 @@ def job(root, dst, suffix=".jpg", size=(40, 48)):
     for kind in ("images", "annotations"):
         (dst / kind / "training").mkdir(parents=True, exist_ok=True)
     sources = root / f"images/training/a{suffix}", root / "annotations/training/a.png"
-    return Job("training/a", *sources, dst, Settings(size, "stretch", 150, True))
+    return Job("training/a", *sources, dst, Settings(size, "stretch", ade20k_palette()))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from m2f_helpers import cli
 from m2f_helpers.data import pairs, preparation
+from m2f_helpers.data.labels import counted_classes
 from m2f_helpers.data.layout import read_data
 from m2f_helpers.data.preparation import prepare, prepared_data
 from m2f_helpers.data.scenes import dataset
@@ -175,11 +176,11 @@ class _Deadly(pairs.Job):
 
 def test_own_classes_counted_from_zero(tmp_path):
     add(tmp_path / "src", "a", label=png(LABEL - 1))
-    report = prepare(tmp_path / "src", tmp_path / "dst", [60, 60], "pad", num_classes=6, reduce_zero_label=False)
+    report = prepare(tmp_path / "src", tmp_path / "dst", [60, 60], "pad", classes=counted_classes(6, False))
     assert report.ok
     assert [entry.name for entry in report.classes] == ["class 0", *(f"class {i}" for i in range(1, 6)), "ignore"]
     add(tmp_path / "src", "b")  # ids 1..6
-    report = prepare(tmp_path / "src", tmp_path / "dst", [60, 60], "pad", num_classes=6, reduce_zero_label=False)
+    report = prepare(tmp_path / "src", tmp_path / "dst", [60, 60], "pad", classes=counted_classes(6, False))
     assert [entry[1] for entry in report.failed] == ["id-equals-num-classes"]
 
 

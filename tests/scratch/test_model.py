@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from m2f_helpers.checkpoints import demo_weights
 from m2f_helpers.data.scenes.dataset import draw_scene
 from m2f_helpers.inference import models
 from m2f_helpers.install import kernels
@@ -84,6 +85,12 @@ def test_state_dict_and_checkpoint_file_do_as_well_as_the_model(tmp_path):
         model = Mask2Former.from_mmseg(source, groups=16)
         assert model.sizes == Mask2Former.from_mmseg(library).sizes
         assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+def test_weights_saved_in_half_precision_are_computed_with_in_full(demo):
+    model = Mask2Former.from_mmseg(demo_weights(), groups=16)
+    expected = Mask2Former.from_mmseg(demo).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
 
 def test_every_tensor_counts():

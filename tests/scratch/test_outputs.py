@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from mmdet.models.seg_heads.panoptic_fusion_heads import MaskFormerFusionHead
@@ -80,3 +81,12 @@ def test_semantic_by_hand():
 
 def test_resize_is_bilinear():
     assert outputs.resize(torch.tensor([[[0.0, 4.0]]]), (1, 4))[0].tolist() == [[0.0, 1.0, 3.0, 4.0]]
+
+
+def test_paint_by_hand():
+    numbers = torch.tensor([[0, 0, 1], [0, 0, -1]])
+    segments = [outputs.Segment(0, 2, 0.9), outputs.Segment(1, 0, 0.9)]
+    colors = np.array([[1, 1, 1], [2, 2, 2], [3, 3, 3]], np.uint8)
+    assert outputs.paint(numbers, segments, colors)[..., 0].tolist() == [[3, 3, 255], [3, 3, 255]]
+    wide = outputs.paint(numbers.repeat_interleave(2, 1), segments, colors)[..., 0].tolist()
+    assert wide == [[3, 3, 3, 3, 255, 1], [3, 3, 3, 3, 255, 255]]

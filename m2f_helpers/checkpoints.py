@@ -12,9 +12,11 @@ import hashlib
 import os
 import pickle
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import mmseg
@@ -25,22 +27,34 @@ from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 
 from m2f_helpers import files
+from m2f_helpers.quiet import one_line
 from m2f_helpers.resources import resource
+
+LAST = "last_checkpoint"  # MMEngine's name for the file that says where a run stands
 
 
 def newest_checkpoint(work_dir: str | Path) -> Path:
-    """The checkpoint with the most steps in a folder. Only whole files have that name, whatever happened to the run.
+    """The checkpoint that a folder stands at. Only whole files have such a name, whatever happened to the run.
 
     Raises: FileNotFoundError if there is none.
     """
-    found = {
-        int(match[1]): path
-        for path in Path(work_dir).glob("iter_*.pth")
-        if (match := re.fullmatch(r"iter_(\d+)\.pth", path.name))
-    }
+    found = all_checkpoints(work_dir)
     if not found:
         raise FileNotFoundError(f"{work_dir}: no checkpoint iter_*.pth to go on from; start without resume")
-    return found[max(found)]
+    return found[0]
+
+
+def all_checkpoints(work_dir: str | Path) -> list[Path]:
+    """The checkpoints in a folder: first the one it stands at (`last_checkpoint`), then those with the most steps."""
+    folder, pointer = Path(work_dir), Path(work_dir) / LAST
+    steps = {
+        path: int(match[1])
+        for path in folder.glob("iter_*.pth")
+        if (match := re.fullmatch(r"iter_(\d+)\.pth", path.name))
+    }
+    text = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
+    last = Path(text.replace("\\", "/")).name  # the folder may have been moved since
+    return sorted(steps, key=lambda path: (path.name == last, steps[path]), reverse=True)
 
 
 CONFIGS = Path(mmseg.__file__).parent / ".mim" / "configs"
@@ -80,12 +94,27 @@ class LoadReport:
         """One sentence for people."""
         total = len(self.loaded) + len(self.missing) + len(self.reshaped)
         parts = [f"{name} {_shape(old)} -> {_shape(new)}" for name, (old, new) in self.reshaped.items()]
+        if parts and all(".cls_embed." in name for name in self.reshaped):
+            parts[-1] += " (the class layer starts new)"
         if self.missing:
             parts.append(f"{len(self.missing)} not in the file ({_few(self.missing)})")
         if self.unexpected:
             parts.append(f"{len(self.unexpected)} only in the file ({_few(self.unexpected)})")
         rest = f"; not loaded: {'; '.join(parts)}" if parts else ""
         return f"loaded {len(self.loaded)} of {total} tensors{rest}"
+
+
+_AGAIN = "copy or download it again"
+_NOT_WEIGHTS = {  # how files begin that people take for weights
+    b"<": f"is a web page (or XML), not weights: a login, a licence or an error page came instead; {_AGAIN}",
+    b"version https://git-lfs": "is a Git LFS pointer, which only names the file: `git lfs pull` in its repository",
+    b"\x89png": "is a PNG image, not weights",
+    b"\xff\xd8\xff": "is a JPEG image, not weights",
+    b"\x89hdf": "is an HDF5 file, as Keras writes them, not weights of PyTorch",
+    b"gguf": "is a GGUF file, a language model, not a Mask2Former's weights",
+    b"%pdf": "is a PDF, not weights",
+    b"\x1f\x8b": "is a gzip archive: unpack it, and give the file in it",
+}
 
 
 def published(name: str) -> Published:
@@ -189,21 +218,73 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint file")
+        hint = "; it is a folder, give one of its files" if path.is_dir() else ""
+        raise FileNotFoundError(f"{path}: no such checkpoint file{hint}")
+    with path.open("rb") as file:
+        start = file.read(512)
+    if what := _what_it_is(path, start):
+        raise ValueError(f"{path} {what}")
+    if _is_safetensors(path, start):
+        return _with_state_dict(_read_safetensors(path), path)
+    return _with_state_dict(_read_pickle(path), path)
+
+
+def _read_pickle(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_allowed()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)|refused ([^\n]+)|Unsupported (?:global|class|operand)[^\n]*", str(error))
         what = next((group for group in (wanted.groups() if wanted else ()) if group), str(error).split("\n")[0][:120])
+        if what.startswith(("ultralytics.", "models.yolo")):
+            raise ValueError(f"{path} is a YOLO model of Ultralytics ({what}), not a Mask2Former's weights") from None
         raise ValueError(
             f"{path}: refused, the file wants more than to store weights ({what}); get it from a source you trust"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
         raise ValueError(
             f"{path}: not a readable checkpoint, perhaps cut off while it was copied ({str(error)[:80]})"
         ) from None
-    return _with_state_dict(content, path)
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is a damaged safetensors file ({one_line(error)}): {_AGAIN}") from None
+
+
+def _is_safetensors(path: Path, start: bytes) -> bool:
+    """The file starts with the length of its header, 8 bytes, and the header is JSON."""
+    return path.suffix == ".safetensors" or start[8:10] == b'{"' and int.from_bytes(start[:8], "little") < 1 << 27
+
+
+def _what_it_is(path: Path, start: bytes) -> str:
+    """What a file is instead of a checkpoint, and what to do; empty if it may be one."""
+    if not start:
+        return f"is empty (0 bytes): {_AGAIN}"
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for signature, what in _NOT_WEIGHTS.items():
+        if text.startswith(signature.lower()):
+            return what
+    return _what_zip_it_is(path) if start.startswith(b"PK") else ""
+
+
+def _what_zip_it_is(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [PurePosixPath(name) for name in archive.namelist()]
+            if any(len(name.parts) > 1 and name.parts[1] == "code" for name in names):
+                return "is a TorchScript program, not weights: load it with torch.jit.load, save its state_dict()"
+            if not any(name.name == "data.pkl" for name in names):
+                return f"is a zip archive without weights (it holds {', '.join(map(str, names[:3]))}): unpack it"
+            damaged = archive.testzip()  # every part has a checksum, which torch.load does not look at
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, zlib.error) as error:
+        return f"is cut off or damaged, it has {path.stat().st_size} bytes ({one_line(error)}): {_AGAIN}"
+    return f"is damaged in the middle (the checksum of {damaged} is wrong): {_AGAIN}" if damaged else ""
 
 
 def load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> LoadReport:

@@ -274,16 +274,19 @@ def figures(runs: Path, folder: Path) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
 @click.option("--profile", default="demo", show_default=True, help="demo or ade20k, for a checkpoint without a config.")
 @click.option("--config", type=click.Path(path_type=Path), help="A config file in place of the checkpoint's.")
+@click.option("--trust-config", is_flag=True, help="A config is run as Python code: allow more than assignments.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; without it, the profile's own.")
 @click.option("--alpha", default=0.55, show_default=True, help="Weight of the class colours, 0 to 1.")
 @click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
-def predict(images, out, profile, config, checkpoint, alpha, device) -> None:
+def predict(images, out, profile, config, trust_config, checkpoint, alpha, device) -> None:
     """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out.
 
     Config and classes are those that the checkpoint carries.
     """
+    from m2f_helpers.config import as_config
     from m2f_helpers.inference import models, prediction
 
+    config = as_config(config, trust_config) if config else None
     model = models.load_profile(profile, config, checkpoint, device)
     report = prediction.predict(model, images, out, alpha=alpha)
     click.echo(f"{report.table['file'].nunique()} images segmented, {len(report.files)} files in {out}")
@@ -391,21 +394,27 @@ def scenes(folder: str, train: int, val: int, domain: str, seed: int, size: tupl
 @main.command()
 @click.option("--profile", default="demo", show_default=True, help="demo or ade20k.")
 @click.option("--data", help="Data folder (ADE20K layout, or images/ and labels/).  [default: drawn scenes]")
+@click.option("--classes", metavar="NAMES", help='"sky,road,car" in place of the names in the folder.')
 @click.option("--out", default="runs/finetune", show_default=True, help="Output folder.")
 @click.option("--weights", help="Checkpoint to start from, or 'random'.  [default: the profile's]")
 @click.option("--iterations", default=0, help="Steps; 0 takes the profile's number.")
 @click.option("--crop", type=int, nargs=2, default=(0, 0), help="Height and width of the training crop, pixels.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images per step.  [default: the profile's]")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--device", help="cpu, cuda or mps.  [default: what is there]")
+@click.option("--device", help="cpu, cuda, cuda:1, mps.  [default: the fastest there is]")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder.")
+@click.option("--accept-changes", is_flag=True, help="Resume although data, crop, batch or rate are other ones.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in the output folder; else it goes to a sub-folder.")
 @quietly
-def train(profile, data, out, crop, **options) -> None:
+def train(profile, data, classes, out, crop, batch_size, **options) -> None:
     """Fine-tune; on several devices with torchrun --nproc-per-node 2 -m m2f_helpers train ..."""
     from m2f_helpers.finetune.training import finetune
 
-    result = finetune(profile, data, out, crop_size=crop if any(crop) else (), **options)
+    names = [name.strip() for name in classes.split(",")] if classes else ()
+    sizes = {"crop_size": crop if any(crop) else (), "batch_size": batch_size or 0}
+    result = finetune(profile, data, out, classes=names, **sizes, **options)
     if result is not None:
-        click.echo(f"mIoU {result.miou:.3f}  {result.checkpoint}")
+        click.echo(f"{result.loaded}\nmIoU {result.miou:.3f}  {result.checkpoint}")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ says what it changed and why.
 
 from __future__ import annotations
 
-import colorsys
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,15 @@ from mmseg.registry import MODELS
 from m2f_helpers import config_files
 from m2f_helpers.checkpoints import CONFIGS
 from m2f_helpers.data.dataset import READERS, PairDataset
-from m2f_helpers.data.layout import SPLITS, read_data
-from m2f_helpers.palette import Palette, ade20k_palette
+from m2f_helpers.data.labels import count_ids, read_label
+from m2f_helpers.data.layout import SPLITS, DataFolder, read_data
+from m2f_helpers.palette import CLASSES_FILE, IGNORE, Palette, ade20k_palette, own_palette, palette_of
 from m2f_helpers.profiles import Profile, get_profile
 from m2f_helpers.quiet import quiet_initialisation
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 MISSING = "(not set)"
+IMPORTS = ["mmdet.models", PairDataset.__module__]  # what a config with a `PairDataset` needs before it is built
 
 PIPELINES = tuple(f"{loader}.dataset.pipeline" for loader in LOADERS) + ("test_pipeline",)
 _DATASETS = tuple(f"{loader}.dataset" for loader in LOADERS)
@@ -57,7 +59,7 @@ DEAD_KEYS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Change:
-    """One value that an edit changed: where, from what, to what, and why."""
+    """One value that an edit changed: where, from what, to what, and why, as `topic: reason`."""
 
     key: str
     before: Any
@@ -73,11 +75,10 @@ class Edited:
     changes: tuple[Change, ...] = ()
 
     def reason_of(self, key: str) -> str:
-        """Why the value at `key` (or around it) was changed last; empty if it was not."""
-        for change in reversed(self.changes):
-            if key == change.key or key.startswith(change.key + ".") or change.key.startswith(key + "."):
-                return change.reason
-        return ""
+        """Why the value at `key` was changed last, or else the one around it or inside it; empty if none was."""
+        found = [c for c in self.changes if f"{key}.".startswith(f"{c.key}.") or c.key.startswith(f"{key}.")]
+        closest = max(found, key=lambda change: (len(change.key), self.changes.index(change)), default=None)
+        return closest.reason if closest else ""
 
 
 Source = Config | Edited | str | Path  # what every function that wants a config takes
@@ -139,13 +140,14 @@ def profile_edits(profile: str | Profile = "demo") -> Edited:
     """`base_config` together with all that differs from the installed config file, and why."""
     profile = get_profile(profile)
     edited = remove_dead_keys(published_config(profile))
-    edited = _apply(edited, profile.model_changes, f"profile {profile.name}")
+    for reason, values in profile.model_changes.items():
+        edited = _apply(edited, values, reason)
     edited = _inherit_zero_label(edited)
     for kind in profile.dropped_steps:
         edited = drop_step(edited, kind)
     edited = set_crop(edited, list(profile.crop_size), scales=profile.scales, max_size=profile.max_size)
     edited = set_test_size(edited, list(profile.test_size))
-    edited = set_batch(edited, profile.batch_size, profile.learning_rate)
+    edited = set_batch(edited, profile.batch_size, profile.learning_rate, reason=profile.learning_reason)
     edited = set_schedule(edited, profile.iterations, log_interval=profile.log_interval)
     return set_workers(edited, 0)
 
@@ -156,28 +158,55 @@ def finetune_edits(
     weights: str | Path | None = None,
     iterations: int = 0,
     crop_size: Sequence[int] = (),
+    classes: Sequence[str] = (),
 ) -> Edited:
-    """Everything that a fine-tune of the profile needs, in one call: data, schedule, crop, start weights.
+    """Everything that a fine-tune of the profile needs, in one call: data, classes, schedule, crop, start weights.
 
     Args:
         profile: name or `Profile`.
-        data: folder in one of the layouts of `set_data`.
+        data: folder that `layout.read_data` can read.
         weights: checkpoint file to start from; None starts at random.
-        iterations: optimiser steps; 0 takes the profile's number, fitted to the number of pictures.
+        iterations: optimiser steps; 0 takes the profile's number, fitted to the number of images.
         crop_size: `[H, W]` of the training crop, pixels; empty takes the profile's.
+        classes: names in place of the folder's, see `named_classes`.
 
     Returns: the edited config, ready for `training.train`.
     """
-    profile = get_profile(profile)
-    edited, classes = profile_edits(profile), read_data(data).classes
-    if classes is not ade20k_palette():
-        edited = set_classes(edited, classes.names, classes.colors.tolist())
-    edited = set_data(edited, data, max_val=profile.max_val)
+    profile, found = get_profile(profile), read_data(data)
+    palette = named_classes(found, classes) if classes else None
+    edited = set_data(profile_edits(profile), data, max_val=profile.max_val, classes=palette)
     if len(crop_size):
         edited = set_crop(edited, list(crop_size))
-    images = len(read_data(data).train)
+    images = len(found.train)
     edited = set_schedule(edited, iterations or profile.iterations_for(images), log_interval=profile.log_interval)
     return set_weights(edited, weights)
+
+
+def named_classes(data: DataFolder, names: Sequence[str]) -> Palette:
+    """The classes of a folder under other names, in the order of their ids.
+
+    Where the folder has no classes of its own, its label maps decide what the ids on disk are: 1 to N with 0 = other if
+    id N occurs, else 0 to N-1.
+
+    Raises: ValueError if the number of names is not the number of classes in the folder's `classes.json`.
+    """
+    known = data.classes
+    if known is not ade20k_palette() and len(known) == len(names):
+        return own_palette(names, known.colors, [entry.on_disk for entry in known.classes], known.ignored)
+    if (data.root / CLASSES_FILE).is_file():
+        raise ValueError(f"{data.root / CLASSES_FILE} has {len(known)} classes, {len(names)} names were given")
+    if len(names) in ids_on_disk(data):
+        return own_palette(names, None, range(1, len(names) + 1), ignored=[0])
+    return own_palette(names)
+
+
+def ids_on_disk(data: DataFolder) -> set[int]:
+    """The ids that occur in the folder's label maps, without 255; files that are no label maps are passed over."""
+    ids: set[int] = set()
+    for pair in data.pairs:
+        with suppress(ValueError, OSError):  # preflight names the file
+            ids |= count_ids(read_label(pair.label.read_bytes())).keys()
+    return ids - {IGNORE}
 
 
 def published_config(profile: str | Profile = "ade20k") -> Config:
@@ -192,38 +221,61 @@ def remove_dead_keys(source: Source) -> Edited:
     for key in DEAD_KEYS:
         if key in edited.cfg:
             before = edited.cfg._cfg_dict.pop(key)
-            changes.append(Change(key, plain(before), MISSING, "a variable of the file; the Runner does not read it"))
+            changes.append(Change(key, plain(before), MISSING, "dead variable: the Runner does not read it"))
     return Edited(edited.cfg, edited.changes + tuple(changes))
 
 
-def set_data(source: Source, root: str | Path, max_val: int = 0) -> Edited:
-    """Point training, validation and test at a folder of pictures and label maps.
+def set_data(source: Source, root: str | Path, max_val: int = 0, classes: Palette | None = None) -> Edited:
+    """Point training, validation and test at a folder of images and label maps, and the model at its classes.
 
     Args:
         source: config, or what another edit returned.
         root: folder that `layout.read_data` can read.
-        max_val: use at most this many pictures for validation and test; 0 means all.
+        max_val: use at most this many images for validation and test; 0 means all.
+        classes: None takes the ones that `set_classes` gave before, else the folder's.
 
-    Returns: the edited config.
+    Returns: the edited config; another number of classes than before makes the class layer start at random.
     Raises: FileNotFoundError if the folder is not there or has no such layout; ValueError if a split has no pair.
     """
     found = read_data(root).need()
     edited = _start(source)
-    values: dict[str, Any] = {"custom_imports": {"imports": [PairDataset.__module__], "allow_failed_imports": False}}
+    values: dict[str, Any] = {"custom_imports": {"imports": IMPORTS, "allow_failed_imports": True}}
     for loader in LOADERS:
         where, training = f"{loader}.dataset", loader == "train_dataloader"
         values[f"{where}.type"] = PairDataset.__name__
         values[f"{where}.data_root"] = str(found.root.resolve())
         values[f"{where}.data_prefix"] = {}
         values[f"{where}.split"] = SPLITS[not training]
-        if "metainfo" not in get_value(edited.cfg, where):  # else `set_classes` has said it
-            values |= {f"{where}.{key}": value for key, value in _classes_on_disk(found.classes).items()}
         if max_val and not training:
             values[f"{where}.indices"] = min(max_val, len(found.val))
         for i, step in enumerate(get_value(edited.cfg, f"{where}.pipeline")):
             if step["type"] in READERS:
                 values[f"{where}.pipeline.{i}.type"] = READERS[step["type"]]
-    return _apply(edited, values, f"data in {found.root.resolve().name}/, layout {found.layout}")
+    edited = _apply(edited, values, f"data: the images in {found.root.resolve().name}/, layout {found.layout}")
+    dataset = edited.cfg.train_dataloader.dataset
+    if classes is None and dataset.get("metainfo") and not dataset.get("on_disk"):
+        return edited  # set_classes has said it
+    return _set_palette(edited, found.classes if classes is None else classes)
+
+
+def _set_palette(source: Source, palette: Palette, reduce_zero_label: bool | None = None) -> Edited:
+    """Classes into head, loss and data sets: ADE20K's, which need no words, or one's own."""
+    edited, values, count = _inherit_zero_label(source), {}, len(palette)
+    of_ade20k = palette is ade20k_palette()
+    values["model.decode_head.num_classes"] = count
+    values["model.decode_head.loss_cls.class_weight"] = [1.0] * count + [0.1]
+    for key in _DATASETS:
+        values[f"{key}.reduce_zero_label"] = of_ade20k if reduce_zero_label is None else reduce_zero_label
+        if not of_ade20k or get_value(edited.cfg, f"{key}.metainfo", None):
+            values[f"{key}.metainfo"] = None if of_ade20k else palette.meta
+        if get_value(edited.cfg, f"{key}.type") != PairDataset.__name__:
+            values[f"{key}.type"] = "BaseSegDataset"
+        elif reduce_zero_label:
+            values |= {f"{key}.on_disk": None, f"{key}.ignored": []}
+        elif not of_ade20k or get_value(edited.cfg, f"{key}.on_disk", None):
+            on_disk = None if of_ade20k else [list(entry.on_disk) for entry in palette.classes]
+            values |= {f"{key}.on_disk": on_disk, f"{key}.ignored": [] if of_ade20k else list(palette.ignored)}
+    return _apply(edited, values, f"classes: {count}, and in the loss one weight more, 0.1, for 'no object'")
 
 
 def mmseg_names(steps: Any) -> Any:
@@ -232,20 +284,14 @@ def mmseg_names(steps: Any) -> Any:
     return [{**step, "type": theirs.get(step.get("type"), step.get("type"))} for step in steps]
 
 
-def _classes_on_disk(classes: Palette) -> dict[str, Any]:
-    """What a `PairDataset` is told of the classes."""
-    if classes is ade20k_palette():
-        return {"reduce_zero_label": True}
-    on_disk = [list(entry.on_disk) for entry in classes.classes]
-    return {"metainfo": classes.meta, "on_disk": on_disk, "ignored": list(classes.ignored), "reduce_zero_label": False}
-
-
 def _inherit_zero_label(source: Source) -> Edited:
     """Let every pipeline take from the data set what 0 means on disk, so that the two cannot disagree."""
     edited = _start(source)
     keys = [_step(edited.cfg, pipeline, "LoadAnnotations", needed=False) for pipeline in PIPELINES]
     values = {f"{key}.reduce_zero_label": None for key in keys if key}
-    return _apply(edited, values, "what 0 means on disk is the data set's business; said twice it can disagree")
+    return _apply(
+        edited, values, "label 0: what 0 means on disk is the data set's business; said twice it can disagree"
+    )
 
 
 def set_crop(
@@ -276,7 +322,8 @@ def set_crop(
         values[f"{resize}.scales"] = list(scales) if scales else [max(1, s * min(size) // before) for s in old]
         if max_size:
             values[f"{resize}.max_size"] = max_size
-    return _apply(edited, values, f"training crop {size[0]} x {size[1]} pixels")
+    why = f"image size: {size[0]} x {size[1]} pixels in training; what a step costs grows with the pixels"
+    return _apply(edited, values, why)
 
 
 def drop_step(source: Source, kind: str) -> Edited:
@@ -290,7 +337,7 @@ def drop_step(source: Source, kind: str) -> Edited:
     kept = [step for step in steps if step["type"] != kind]
     if len(kept) == len(steps):
         raise ValueError(f"{key} has no {kind} step; it has {', '.join(step['type'] for step in steps)}")
-    return _apply(edited, {key: kept}, f"training pipeline without {kind}")
+    return _apply(edited, {key: kept}, f"augmentation: training without {kind}")
 
 
 def set_test_size(source: Source, size: Sequence[int]) -> Edited:
@@ -306,16 +353,17 @@ def set_test_size(source: Source, size: Sequence[int]) -> Edited:
     values = {}
     for pipeline in ("val_dataloader.dataset.pipeline", "test_dataloader.dataset.pipeline", "test_pipeline"):
         values[_step(edited.cfg, pipeline, "Resize") + ".scale"] = (size[1], size[0])
-    return _apply(edited, values, f"pictures at inference: shorter side {size[0]} pixels; labels keep their size")
+    return _apply(edited, values, f"image size: shorter side {size[0]} pixels at inference; labels keep their size")
 
 
-def set_batch(source: Source, batch_size: int, learning_rate: float | None = None) -> Edited:
+def set_batch(source: Source, batch_size: int, learning_rate: float | None = None, reason: str = "") -> Edited:
     """Change the number of training pictures per step and device, and with it the learning rate.
 
     Args:
         source: config, or what another edit returned.
         batch_size: at least 1.
         learning_rate: at the start of the schedule; None keeps it.
+        reason: why these values; empty if that is your secret.
 
     Returns: the edited config.
     Raises: ValueError for a batch below 1 or a learning rate outside (0, 1).
@@ -327,7 +375,7 @@ def set_batch(source: Source, batch_size: int, learning_rate: float | None = Non
         if not 0 < learning_rate < 1:
             raise ValueError(f"expected a learning rate between 0 and 1, got {learning_rate}")
         values["optim_wrapper.optimizer.lr"] = learning_rate
-    return _apply(source, values, "batch size and learning rate belong together")
+    return _apply(source, values, f"optimiser: {reason or f'{batch_size} images per step and a rate to go with them'}")
 
 
 def set_schedule(
@@ -348,20 +396,21 @@ def set_schedule(
         raise ValueError(f"expected at least one iteration, got {iterations}")
     edited = _start(source)
     interval = val_interval or iterations
-    values: dict[str, Any] = {
-        "train_cfg.max_iters": iterations,
-        "train_cfg.val_interval": interval,
+    upkeep: dict[str, Any] = {
         "default_hooks.checkpoint.interval": min(interval, max(25, iterations // 4)),
         "default_hooks.checkpoint.max_keep_ckpts": 2,
         "default_hooks.logger.interval": log_interval or max(1, iterations // 20),
     }
+    edited = _apply(edited, upkeep, "upkeep: checkpoints and log lines often enough for a run of this length")
+    values: dict[str, Any] = {"train_cfg.max_iters": iterations, "train_cfg.val_interval": interval}
     schedulers = get_value(edited.cfg, "param_scheduler")
     old_end = max(scheduler.get("end", 0) for scheduler in schedulers)
     for i, scheduler in enumerate(schedulers):
         for key in ("begin", "end"):
             if scheduler.get(key):
                 values[f"param_scheduler.{i}.{key}"] = round(scheduler[key] * iterations / old_end)
-    return _apply(edited, values, f"{iterations} steps; the learning rate must end with them")
+    why = f"schedule: {iterations} steps; the learning rate has to end with them, or it stays where it starts"
+    return _apply(edited, values, why)
 
 
 def set_classes(
@@ -375,44 +424,24 @@ def set_classes(
     Args:
         source: config, or what another edit returned.
         classes: names in the order of their ids, which start at 0 in memory; 255 is ignored.
-        palette: one RGB colour 0..255 per class; None takes colours spread around the colour circle.
+        palette: one RGB colour 0..255 per class; None takes colours that the eye tells apart.
         reduce_zero_label: True if 0 on disk means "no label" and the first class is 1 there, as in ADE20K.
 
     Returns: the edited config. The class layer of loaded weights does not fit any more and starts at random.
     Raises: ValueError for a single string, less than two names, a name that is there twice, or a palette that does not
-        fit.
+        fit (`palette.own_palette`).
     """
-    if isinstance(classes, str) or len(classes) < 2 or len(set(classes)) != len(classes):
-        raise ValueError(f"expected a list of at least two different class names, got {classes!r}")
-    count = len(classes)
-    palette = _spread_colors(count) if palette is None else [list(color) for color in palette]
-    if len(palette) != count or any(len(color) != 3 for color in palette):
-        raise ValueError(f"expected {count} colours [R, G, B] for {count} classes, got {len(palette)}")
-    edited = _inherit_zero_label(source)
-    values: dict[str, Any] = {
-        "model.decode_head.num_classes": count,
-        "model.decode_head.loss_cls.class_weight": [1.0] * count + [0.1],
-    }
-    for dataset in _DATASETS:
-        if get_value(edited.cfg, f"{dataset}.type") != PairDataset.__name__:
-            values[f"{dataset}.type"] = "BaseSegDataset"
-        values[f"{dataset}.metainfo"] = {"classes": tuple(classes), "palette": palette}
-        values[f"{dataset}.reduce_zero_label"] = reduce_zero_label
-    return _apply(edited, values, f"{count} classes; the loss has one weight more, 0.1, for 'no object'")
-
-
-def _spread_colors(count: int) -> list[list[int]]:
-    """Colours that differ in hue, and in brightness from neighbour to neighbour."""
-    hues = [(i * 0.618034) % 1 for i in range(count)]
-    return [
-        [round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.75, 0.95 - 0.25 * (i % 2))] for i, hue in enumerate(hues)
-    ]
+    edited = _start(source)
+    kept = None if reduce_zero_label else get_value(edited.cfg, "train_dataloader.dataset.on_disk", None)
+    ignored = get_value(edited.cfg, "train_dataloader.dataset.ignored", ())
+    if kept and len(kept) == len(classes):  # other names for the classes of the folder
+        return _set_palette(edited, own_palette(classes, palette, kept, ignored), False)
+    return _set_palette(edited, own_palette(classes, palette), reduce_zero_label)
 
 
 def class_names(cfg: Config) -> list[str]:
     """Names of the classes that the training data set has, in the order of their ids."""
-    metainfo = cfg.train_dataloader.dataset.get("metainfo") or {}
-    return list(metainfo.get("classes") or ade20k_palette().names)
+    return palette_of(cfg).names
 
 
 def set_workers(source: Source, workers: int) -> Edited:
@@ -423,7 +452,9 @@ def set_workers(source: Source, workers: int) -> Edited:
     for loader in LOADERS:
         values[f"{loader}.num_workers"] = workers
         values[f"{loader}.persistent_workers"] = workers > 0
-    return _apply(source, values, "persistent workers need workers")
+    return _apply(
+        source, values, "upkeep: images are loaded here, because starting workers takes longer than a short run gains"
+    )
 
 
 def set_weights(source: Source, path: str | Path | None) -> Edited:
@@ -435,7 +466,7 @@ def set_weights(source: Source, path: str | Path | None) -> Edited:
         raise FileNotFoundError(f"{path}: no such checkpoint file")
     value = None if path is None else str(Path(path).resolve())
     values = {"load_from": value, "model.backbone.init_cfg": None}
-    return _apply(source, values, "all weights come from load_from: no ImageNet download for the backbone")
+    return _apply(source, values, "start weights: all from load_from, so the backbone needs no download from ImageNet")
 
 
 def _start(source: Source) -> Edited:

@@ -108,14 +108,15 @@ def test_papermill_reads_every_parameter_too(name):
     assert papermill.inspect_notebook(str(path)).keys() == execution.read_parameters(path).keys()
 
 
-def test_sizes(notebook):
+def test_sizes(notebook, name):
     code, text = code_cells(notebook), prose(notebook)
     lines = [len(source.splitlines()) for source in code]
-    assert 25 <= len(notebook.cells) <= 45, len(notebook.cells)
+    longest = 60 if name.startswith("03") else 45
+    assert 25 <= len(notebook.cells) <= longest, len(notebook.cells)
     assert len(text) >= len(code)
     assert statistics.median(lines) <= 8 and max(lines) <= 30, sorted(lines)
     words = len(re.sub(r"```.*?```", "", "\n".join(text), flags=re.S).split())
-    assert 700 <= words <= 2200, words
+    assert 700 <= words <= 3600, words
 
 
 def test_nothing_forbidden(notebook):

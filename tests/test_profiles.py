@@ -22,7 +22,7 @@ def test_a_profile_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         get_profile("demo").batch_size = 1
     with pytest.raises(TypeError):
-        get_profile("demo").model_changes["model.backbone.depth"] = 50
+        get_profile("demo").model_changes["model size"] = {"model.backbone.depth": 50}
 
 
 @pytest.mark.parametrize(("pictures", "expected"), [(1, 4), (2, 7), (16, 50), (48, 110), (20_000, 110)])

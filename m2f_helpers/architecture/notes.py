@@ -45,6 +45,23 @@ RELATIVES = [
     "mmcv.cnn.bricks.transformer:FFN.forward",
 ]
 
+# The symbols of notebook 03's formulas: symbol, meaning, function and line where the run assigns it.
+SYMBOLS = (
+    ("x_q", "queries", "Mask2FormerHead.forward", "query_feat = self.query_feat"),
+    ("k_l, v_l", "tokens of one level", "Mask2FormerHead.forward", "decoder_input = decoder_input + level_embed"),
+    ("M_ql", "blocked places, per head", "Mask2FormerHead.forward", "attn_mask = attn_mask & mask_sum"),
+    ("r_q", "own place, on each level", "MSDeformAttnPixelDecoder.forward", "reference_points = reference_points[None"),
+    ("Δ_qsp", "offsets", "MultiScaleDeformableAttention.forward", "sampling_offsets = self.sampling_offsets(query)"),
+    ("a_qsp", "shares", "MultiScaleDeformableAttention.forward", "attention_weights = attention_weights.softmax("),
+    ("V_s", "values, all levels", "MultiScaleDeformableAttention.forward", "value = value.view(bs, num_value"),
+    ("e_q", "vectors of the masks", "Mask2FormerHead._forward_head", "mask_embed = self.mask_embed"),
+    ("f_i", "per-pixel embedding", "MSDeformAttnPixelDecoder.forward", "mask_feature = self.mask_feature("),
+    ("p_q(c)", "class logits", "Mask2FormerHead._forward_head", "cls_pred = self.cls_embed"),
+    ("m_q(i)", "mask logits", "Mask2FormerHead._forward_head", "mask_pred = torch.einsum("),
+    ("C_qj", "costs, query by target", "HungarianAssigner.assign", "cost = torch.stack(cost_list)"),
+    ("S_c(i)", "class scores", "Mask2FormerHead.predict", "seg_logits = torch.einsum("),
+)
+
 
 @dataclass(frozen=True)
 class Covered:

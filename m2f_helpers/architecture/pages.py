@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 import re
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from IPython.display import HTML
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -15,6 +17,7 @@ from pygments.lexers import PythonLexer
 
 from m2f_helpers.architecture.claims import Checked, by_group, check
 from m2f_helpers.architecture.notes import (
+    SYMBOLS,
     Note,
     covered_functions,
     load_notes,
@@ -57,6 +60,15 @@ def excerpt(function: Any, first: str, last: str, record: ShapeRecord | None = N
     if end < begin:
         raise ValueError(f"{last!r} (line {end}) comes before {first!r} (line {begin}) in {source.name}; swap them")
     return HTML(_style() + _html(plain, record, range(begin, end + 1)))
+
+
+def symbol_table(record: ShapeRecord) -> pd.DataFrame:
+    """The symbols of the formulas, the variables that hold them, and the shapes that a run left in them."""
+    rows = [
+        (symbol, meaning, line.split()[0], function, record[function].texts(line)[0])
+        for symbol, meaning, function, line in SYMBOLS
+    ]
+    return pd.DataFrame(rows, columns=["symbol", "in words", "variable", "function", "in this run"])
 
 
 def claims_page(checked: Iterable[Checked]) -> HTML:
@@ -114,7 +126,6 @@ class _Row:
     """One line of the page."""
 
     line: int
-    code: str
     times: str
     idle: bool
     shapes: tuple[str, ...]
@@ -141,13 +152,12 @@ def _rows(
 ) -> list[_Row]:
     stale = {entry.line: entry for entry in (stale_in(source.name, trace, sizes) if trace else [])}
     rows = []
-    for line, code in enumerate(source.lines, source.first):
+    for line in range(source.first, source.last + 1):
         statement = source.statements.get(line)
         first = statement is None or statement.first == line
         rows.append(
             _Row(
                 line=line,
-                code=code,
                 times=f"{trace.count(line)}x" if trace and statement and first and trace.count(line) else "",
                 idle=bool(trace and _idle(trace, line)),
                 shapes=_shape_texts(trace.seen.get(line, {})) if trace and first else (),
@@ -190,12 +200,14 @@ def _grown(texts: list[str]) -> str:
 def _html(function: Any, record: ShapeRecord | None, only: range | None = None, ids: bool = False) -> str:
     source, trace, notes = _parts(function, record)
     name = f"{source.module}.{source.name}" if ids else ""
-    coloured = highlight("\n".join(source.lines), PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).split("\n")
+    shown = only or range(source.first, source.last + 1)
+    lines = source.lines[shown[0] - source.first : shown[-1] - source.first + 1]
+    text = textwrap.dedent("\n".join(lines)) if only else "\n".join(lines)  # an excerpt begins at the left
+    rows = _rows(source, trace, notes, run_sizes(record or ShapeRecord({})))[shown[0] - source.first :]
+    coloured = highlight(text, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).split("\n")
     body, docstring = [], []
-    for row, code in zip(_rows(source, trace, notes, run_sizes(record or ShapeRecord({}))), coloured, strict=False):
-        if only is not None and row.line not in only:
-            continue
-        (docstring if row.docstring else body).append(_row_html(row, code, permalink(source, row.line), name))
+    for row, plain, code in zip(rows, text.split("\n"), coloured, strict=False):
+        (docstring if row.docstring else body).append(_row_html(row, plain, code, permalink(source, row.line), name))
         if row.line == source.docstring[1]:
             body.append(f"<details><summary>docstring, {len(docstring)} lines</summary>{''.join(docstring)}</details>")
     place = f", lines {only[0]} to {only[-1]} of {source.first} to {source.last}" if only else ""
@@ -204,14 +216,14 @@ def _html(function: Any, record: ShapeRecord | None, only: range | None = None, 
     return f'<div class="m2f-src"><div class="head">{title}</div>{"".join(body)}</div>'
 
 
-def _row_html(row: _Row, code: str, link: str | None, name: str = "") -> str:
+def _row_html(row: _Row, plain: str, code: str, link: str | None, name: str = "") -> str:
     own = f' id="{line_id(name, row.line)}"' if name else ""
     number = f'<a href="{link}" target="_blank" rel="noopener">{row.line}</a>' if link else str(row.line)
     side = [f'<div class="shape">{html.escape(shape)}</div>' for shape in row.shapes]
     side += [f'<div class="stale">{html.escape(warning)}</div>' for warning in row.warnings]
     side += [f'<div class="note">{note_html(note)}</div>' for note in row.notes]
     kind = "row idle" if row.idle else "row"
-    indent = len(row.code) - len(row.code.lstrip()) + 4  # where a wrapped line goes on: a hanging indent
+    indent = len(plain) - len(plain.lstrip()) + 4  # where a wrapped line goes on: a hanging indent
     hang = f"padding-left:{indent}ch;text-indent:-{indent}ch"
     # <pre>: elsewhere nbconvert drops text that is only white space, and with it the indentation.
     return (
@@ -251,6 +263,7 @@ def _place_html(place: Place, index: str) -> str:
 def note_html(note: Note) -> str:
     """A note's text with its code words marked, and the paper it cites."""
     text = re.sub(r"`([^`]+)`", r"<tt>\1</tt>", html.escape(note.text, quote=False))
+    text = re.sub(r"(?<![\w*])\*(\w[^*]*)\*(?!\w)", r"<em>\1</em>", text)
     return text + (f" <cite>{html.escape(note.paper)}</cite>" if note.paper else "")
 
 
@@ -270,8 +283,8 @@ RULES = """
 .m2f-src .row{display:grid;grid-template-columns:3.2em 3.2em minmax(26em,1.15fr) minmax(16em,1fr)}
 .m2f-src .row{column-gap:8px;padding:0 8px}
 .m2f-src .row:hover{background:var(--band)}
-.m2f-src .row pre{white-space:pre-wrap;overflow-wrap:anywhere;background:none;color:inherit;border:0;margin:0;padding:0}
-.m2f-src .row pre{font:12px/1.5 ui-monospace,monospace}
+.m2f-src .row pre{white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere}
+.m2f-src .row pre{background:none;color:inherit;border:0;margin:0;padding:0;font:12px/1.5 ui-monospace,monospace}
 .m2f-src .no,.m2f-src .times{text-align:right;color:var(--pale);font:11px/1.65 ui-monospace,monospace}
 .m2f-src .no a{color:var(--pale);text-decoration:none}
 .m2f-src .shape{color:var(--shape);font:11.5px/1.55 ui-monospace,monospace;overflow-wrap:anywhere}

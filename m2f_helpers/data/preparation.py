@@ -164,13 +164,13 @@ def _resume(dst: Path, settings: Settings, jobs: list[Job]) -> tuple[dict[str, s
     header, old = _read_manifest(dst)
     reusable = old if header == _header(settings) else {}
     current = {job.key for job in jobs if _is_current(job, reusable.get(job.key))}
-    for folder in {os.path.dirname(path) for job in jobs for path in job.outputs}:
-        os.makedirs(folder, exist_ok=True)
     files.remove_orphans(dst)
     files.remove_orphans(dst, "*/*/**/.*.part")
     done = {key: old[key] for key in sorted(current)}
     # what is not current keeps its line, so that its outputs are still known as ours
     _write_manifest(dst, _header(settings), {key: _stale(line) for key, line in old.items() if key not in done} | done)
+    for folder in sorted({os.path.dirname(path) for job in jobs for path in job.outputs}):  # `dst` is known as ours now
+        os.makedirs(folder, exist_ok=True)
     return done, [job for job in jobs if job.key not in current], set(old)
 
 

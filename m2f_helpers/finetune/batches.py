@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
 from torch import Tensor
 
-from m2f_helpers.config import Edited, as_config
+from m2f_helpers.config import Source, as_config
 from m2f_helpers.palette import IGNORE
 
 LOSS_KINDS = ("cls", "mask", "dice")
@@ -47,7 +46,7 @@ class Batch:
         return np.array([np.mean(m == i) for m in maps for i in np.unique(m) if i != IGNORE])
 
 
-def first_batch(source: Config | Edited, model: Any, seed: int = 0) -> Batch:
+def first_batch(source: Source, model: Any, seed: int = 0) -> Batch:
     """The first batch that training would see.
 
     Args:
@@ -89,7 +88,7 @@ def first_losses(model: Any, batch: Batch) -> dict[str, float]:
     return {name.removeprefix("decode."): float(value) for name, value in losses.items() if "loss" in name}
 
 
-def predicted_losses(source: Config | Edited, batch: Batch) -> dict[str, float]:
+def predicted_losses(source: Source, batch: Batch) -> dict[str, float]:
     """What each kind of loss should be at the start, worked out by hand for a model that knows nothing.
 
     All classes are equally likely, so the class loss is the logarithm of their number; all masks are one half

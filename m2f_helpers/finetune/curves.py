@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from m2f_helpers.plotting import DPI, WIDTH, Figure, style
 
@@ -34,4 +37,26 @@ def plot_history(history: pd.DataFrame) -> Figure:
         figure.alt = f"Loss from {first['loss']:.1f} to {last['loss']:.1f} in {len(history)} steps; " + ", ".join(
             f"{name} {first[column]:.1f} to {last[column]:.1f}" for column, name in KINDS.items()
         )
+    return figure
+
+
+def compare(losses: Mapping[str, pd.Series]) -> Figure:
+    """The summed loss of several runs over the same steps.
+
+    Args:
+        losses: name of the run -> one value per step, at most three runs.
+
+    Returns: the figure; the axis of the loss is logarithmic.
+    """
+    with style():
+        figure = Figure(figsize=(WIDTH, 2.7), dpi=DPI, layout="constrained")
+        ax = figure.subplots()
+        for (name, values), color, dash in zip(losses.items(), COLORS, ("-", "--", ":"), strict=False):
+            ax.plot(range(1, len(values) + 1), values, dash, color=color, linewidth=2, label=name)
+        ax.set(
+            xlabel="step", ylabel="loss, sum over all predictions", yscale="log", title="The first steps of each run"
+        )
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        figure.alt = "; ".join(f"{name}: {v.iloc[0]:.1f} to {v.iloc[-1]:.1f}" for name, v in losses.items())
     return figure

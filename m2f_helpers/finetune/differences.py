@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -153,7 +156,7 @@ def _same(one: Any, other: Any) -> bool:
 
 @dataclass(frozen=True)
 class ConfigDiff:
-    """What differs between two configs, leaf by leaf; shows itself as a table in a notebook."""
+    """What differs between two configs, leaf by leaf; shows itself in a notebook as groups that can be unfolded."""
 
     changes: tuple[Change, ...]
 
@@ -183,13 +186,26 @@ class ConfigDiff:
             above = parents
         return "\n".join(lines)
 
-    def table(self) -> pd.DataFrame:
-        """Columns `key`, `before`, `after`, `why`."""
-        rows = [(change.key, _short(change.before), _short(change.after), change.reason) for change in self.changes]
-        return pd.DataFrame(rows, columns=["key", "before", "after", "why"])
+    def groups(self) -> dict[str, list[Change]]:
+        """The changes by topic: the words of their reason before the colon, `"no reason known"` without one."""
+        found: dict[str, list[Change]] = {}
+        for change in self.changes:
+            found.setdefault(change.reason.partition(":")[0] or "no reason known", []).append(change)
+        return found
 
     def _repr_html_(self) -> str:
-        return self.table().style.hide(axis="index").set_properties(**{"text-align": "left"}).to_html()
+        return "".join(_group_html(topic, changes) for topic, changes in self.groups().items())
+
+
+def _group_html(topic: str, changes: list[Change]) -> str:
+    """One topic: how many values, why, and, folded, which."""
+    why = "; ".join(dict.fromkeys(html.escape(change.reason.partition(": ")[2]) for change in changes))
+    lines = (f"{change.key}: {_short(change.before)} -> {_short(change.after)}" for change in changes)
+    count = f"{len(changes)} value{'s' * (len(changes) > 1)}"
+    return (
+        f"<details><summary><b>{html.escape(topic)}</b> ({count}): {why}</summary>"
+        f"<pre>{html.escape(chr(10).join(lines))}</pre></details>"
+    )
 
 
 def config_diff(base: Config | Edited, changed: Config | Edited) -> ConfigDiff:
@@ -212,11 +228,22 @@ def _compare(before: Any, after: Any, key: str, found: list[Change]) -> None:
     if isinstance(before, dict) and isinstance(after, dict):
         for name in sorted(set(before) | set(after), key=str):
             _compare(before.get(name, MISSING), after.get(name, MISSING), f"{key}.{name}" if key else str(name), found)
-    elif _steps(before) and _steps(after) and len(before) == len(after):
-        for i, pair in enumerate(zip(before, after, strict=True)):
+    elif _steps(before) and _steps(after):
+        for i, pair in enumerate(_aligned(before, after)):
             _compare(*pair, f"{key}.{i}", found)
     elif not _same(before, after):
         found.append(Change(key, before, after, ""))
+
+
+def _aligned(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
+    """Pairs of steps of two pipelines; a step that only one of them has stands beside `MISSING`."""
+    kinds = [[step.get("type") for step in steps] for steps in (before, after)]
+    for what, i, end, j, stop in SequenceMatcher(None, *kinds, autojunk=False).get_opcodes():
+        if what in ("equal", "replace"):
+            yield from zip_longest(before[i:end], after[j:stop], fillvalue=MISSING)
+        else:
+            yield from ((step, MISSING) for step in before[i:end])
+            yield from ((MISSING, step) for step in after[j:stop])
 
 
 def _steps(value: Any) -> bool:

@@ -3,52 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 from mmengine.config import Config, ConfigDict
 
-from m2f_helpers.config import LOADERS, PIPELINES, Edited, as_config, class_names, mmseg_names
+from m2f_helpers.config import LOADERS, PIPELINES, Source, as_config, class_names, mmseg_names
 from m2f_helpers.data.dataset import PairDataset, classes_on_disk
 from m2f_helpers.data.labels import check_pair
 from m2f_helpers.data.layout import Pair, match, read_data
+from m2f_helpers.finetune import memory
 from m2f_helpers.finetune.differences import silent_edits
+from m2f_helpers.finetune.memory import estimate_memory  # noqa: F401  notebook 04 asks for it here
+from m2f_helpers.palette import UNKNOWN
 
 CHECKED_LABELS = 50
+SMALLEST_RATE = 1e-7
 ADE20K = "ADE20KDataset"
 TRAIN_ORDER = ("LoadImageFromFile", "LoadAnnotations", "RandomCrop", "PackSegInputs")
 TEST_ORDER = ("LoadImageFromFile", "Resize", "LoadAnnotations", "PackSegInputs")
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Memory that training will need, in bytes: for weights with gradients and optimiser state, and for the
-    pictures."""
-
-    weights: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """Both, and the libraries themselves."""
-        return self.weights + self.activations + 500_000_000
-
-
-def check(source: Config | Edited) -> None:
+def check(source: Source, device: str = "cpu") -> None:
     """Make sure that a config and its data can be trained on.
 
     Raises: ValueError with all faults, one sentence per line.
     """
-    found = problems(source)
+    found = problems(source, device)
     if found:
         raise ValueError(
             "this cannot be trained:\n" + "\n".join(f"- {line}" for line in found) if len(found) > 1 else found[0]
         )
 
 
-def problems(source: Config | Edited) -> list[str]:
+def problems(source: Source, device: str = "cpu") -> list[str]:
     """All faults of a config and its data, one sentence each; an empty list if there is none."""
     cfg = as_config(source)
     found = [edit.text for edit in silent_edits(cfg)]
@@ -58,32 +46,12 @@ def problems(source: Config | Edited) -> list[str]:
     found += data
     if not data:
         found += _labels(cfg)
-    return found + (_memory(cfg) if not found else [])
+    return found or memory.too_little(cfg, _validation_images(cfg), device)
 
 
-def estimate_memory(cfg: Config) -> MemoryEstimate:
-    """Rough memory of one training step, from the sizes in the config.
-
-    Weights count four times (weight, gradient, two moments of AdamW), 4 bytes each. Activations grow with the pixels of
-    a batch, the width of the backbone and of the decoder.
-    """
-    head, backbone = cfg.model.decode_head, cfg.model.backbone
-    height, width = cfg.model.data_preprocessor.size
-    pixels = cfg.train_dataloader.batch_size * height * width
-    deep = {18: 8, 34: 16, 50: 16, 101: 33, 152: 50}.get(backbone.get("depth", 50), 16)
-    base = backbone.get("base_channels", 64)
-    layers = head.pixel_decoder.encoder.num_layers
-    decoder = head.transformer_decoder.num_layers
-    per_pixel = (
-        base * (1.4 * deep + 8) + head.feat_channels * (1.6 * layers + 3) + head.num_queries * (decoder + 1) * 1.2
-    )
-    points = cfg.train_dataloader.batch_size * head.num_queries * (decoder + 1) * head.train_cfg.num_points * 60
-    weights = _parameters(base, deep, head.feat_channels, layers, decoder) * 16
-    return MemoryEstimate(int(weights), int(pixels * per_pixel + points))
-
-
-def _parameters(base: int, deep: int, width: int, layers: int, decoder: int) -> float:
-    return 5_700 * base**2 * deep / 16 + width**2 * (22 + 16 * layers + 20 * decoder)
+def _validation_images(cfg: Config) -> list[Path]:
+    dataset = cfg.val_dataloader.dataset
+    return [pair.image for pair in pairs_of(dataset)][: dataset.get("indices")]
 
 
 def _classes(cfg: Config) -> Iterator[str]:
@@ -172,6 +140,11 @@ def _optimizer(cfg: Config) -> Iterator[str]:
             f"the learning rate is {lr}; expected a number between 0 and 1: use set_batch(cfg, "
             "batch_size, learning_rate)"
         )
+    elif lr < SMALLEST_RATE:
+        yield (
+            f"the learning rate is {lr}; nothing is learnt below {SMALLEST_RATE}, because AdamW moves a weight by at "
+            "most the rate in a step: the published one is 0.0001"
+        )
     elif lr > 0.01:
         yield f"the learning rate is {lr}; Mask2Former diverges above 0.01, the published one is 0.0001"
 
@@ -235,28 +208,26 @@ def pairs_of(dataset: ConfigDict) -> list[Pair]:
 
 
 def _labels(cfg: Config) -> list[str]:
-    """The first label maps of the training data, looked at as they lie on disk."""
-    dataset = cfg.train_dataloader.dataset
-    head, found = cfg.model.decode_head, []
+    """The first label maps of the training data, looked at as they lie on disk; all of them if none has a class."""
+    dataset, found, taught = cfg.train_dataloader.dataset, [], False
     try:
         classes = classes_on_disk(**{"reduce_zero_label": dataset.type == ADE20K, **dataset})
     except ValueError as error:
         return [f"train_dataloader: {error}"]
-    for pair in pairs_of(dataset)[:CHECKED_LABELS]:
-        found += check_pair(pair.image, pair.label, classes, head.num_queries)[1]
+    pairs = pairs_of(dataset)
+    for i, pair in enumerate(pairs):
+        if i >= CHECKED_LABELS and taught:
+            break
+        ids, problems = check_pair(pair.image, pair.label, classes, cfg.model.decode_head.num_queries)
+        taught, found = taught or bool((classes.from_disk[list(ids)] < UNKNOWN).any()), found + problems
     errors = [f"{problem.path}: {problem.message}" for problem in found if problem.severity == "error"]
+    if not errors and not taught:
+        return [
+            f"nothing can be learnt: in all {len(pairs)} training label maps every pixel is ignored; `m2f check "
+            "--data` shows which ids they hold"
+        ]
     more = [f"... and {len(errors) - 5} more label maps like these"] if len(errors) > 5 else []
     return errors[:5] + more
-
-
-def _memory(cfg: Config) -> list[str]:
-    need, free = estimate_memory(cfg).total, psutil.virtual_memory().available
-    if need <= free:
-        return []
-    return [
-        f"training needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; take a smaller "
-        "batch (set_batch) or crop (set_crop)"
-    ]
 
 
 def _at(cfg: Config, key: str) -> Any:

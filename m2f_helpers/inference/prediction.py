@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def predict(model: Any, inputs: Iterable[str | Path], out: str | Path, *, alpha:
     targets = _targets(names, out)
     _refuse_foreign_files(out, targets)
     written, tables = [], []
-    with getattr(files, "locked", nullcontext)(out):
+    with files.locked(out):
         for path, result in segment_each(model, paths):
             if isinstance(result, Exception):
                 failed[printable(path)] = printable(" ".join(str(result).split()))
@@ -196,6 +195,6 @@ def _append(rows: pd.DataFrame, path: Path, first: bool) -> None:
 def _fault(error: BaseException, target: Path) -> str:
     """A fault while writing in one sentence, with what to do."""
     if isinstance(error, MemoryError):
-        return "needs more memory than there is: shrink the image, or close other programs"
-    words = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-    return f"its results cannot be written to {printable(target.parent)} ({words}): make room, or give another --out"
+        return "there is no memory left to draw its overlay: make the image smaller, or close other programs"
+    words = files.sentence(error, target.parent) if isinstance(error, OSError) else " ".join(str(error).split())
+    return f"its results cannot be written: {printable(words)}"

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -31,11 +32,14 @@ from m2f_helpers.data.dataset import READERS
 from m2f_helpers.images import list_images, read_image
 from m2f_helpers.inference.lean import lean_model
 from m2f_helpers.inference.upsampling import upsample, upsampled_argmax, winning_scores
+from m2f_helpers.install.devices import free_memory
 from m2f_helpers.palette import Palette, ade20k_palette, palette_of
 from m2f_helpers.plotting import count_ids
 from m2f_helpers.quiet import one_line
 
 LABEL_STEPS = ("LoadAnnotations", READERS["LoadAnnotations"])  # steps of a test pipeline that read the truth
+PIXEL_BYTES = 18  # per pixel of the image: the arrays at its own size that live at once; measured up to 80 megapixels
+NETWORK_BYTES = {True: 700, False: 2000}  # per pixel of the network's input, lean or as mmseg does it; measured on R50
 LONGEST = 2048  # input side up to which a test pipeline without a Resize step is left alone
 
 
@@ -238,6 +242,7 @@ def segment_array(
         raise ValueError(f"expected the engine 'lean' or 'mmseg', got {engine!r}")
     inputs, samples = _prepare(model, image, source)
     lean = None if layers or engine == "mmseg" else lean_model(model)
+    need_memory(image.shape[:2], inputs, NETWORK_BYTES[lean is not None], source)
     with _watch_attention(model.decode_head, layers) as seen:  # both results are lists, one entry per prediction
         if lean is None:
             class_logits, mask_logits = model.decode_head(model.extract_feat(inputs), samples)
@@ -253,12 +258,13 @@ def segment_array(
         total, ids = scores.sum(1, keepdim=True), None
     else:
         scores, total, ids = winning_scores(class_logits[-1], mask_logits[-1], geometry.padded)
+    if scores.is_cuda and free_memory(str(scores.device)) < PIXEL_BYTES * geometry.image[0] * geometry.image[1]:
+        scores, total = scores.cpu(), total.cpu()  # a large image's own size has no room on the GPU
     label_map, best = upsampled_argmax(geometry.inner(scores), geometry.image)  # (1, n, h, w) -> both (H, W)
-    label_map = label_map if ids is None else ids.to(torch.uint8)[label_map.long()]
     total = upsample(geometry.inner(total), geometry.image)[0, 0]  # (1, 1, h, w) -> (H, W)
     return Segmentation(
         image=image,
-        label_map=label_map.cpu().numpy(),
+        label_map=_class_ids(label_map.cpu().numpy(), ids),
         confidence=best.div_(total.clamp_min_(1e-12)).clamp_(0, 1).cpu().numpy(),
         class_logits=class_logits[-1][0].cpu(),  # (1, Q, K + 1) -> (Q, K + 1)
         mask_logits=mask_logits[-1][0].cpu(),  # (1, Q, h / 4, w / 4) -> (Q, h / 4, w / 4)
@@ -267,6 +273,40 @@ def segment_array(
         source=source,
         palette=palette_of(model),
     )
+
+
+def need_memory(size: Sequence[int], inputs: Tensor, per_pixel: int, source: str) -> None:
+    """Compare what segmenting is going to take with what is free, before anything is computed.
+
+    Args:
+        size: `[H, W]` of the image.
+        inputs: what the network will see, `(1, 3, h, w)`.
+        per_pixel: bytes for each of its pixels.
+        source: names the image in the message.
+
+    Raises: ValueError with both numbers.
+    """
+    network, own = per_pixel * inputs.shape[-2] * inputs.shape[-1], PIXEL_BYTES * size[0] * size[1]
+    free = free_memory()
+    if network > (there := free_memory(str(inputs.device))):  # on a GPU another memory than the image's
+        where, needed, free = str(inputs.device), network, there
+    elif (needed := own + (0 if inputs.is_cuda else network)) > free:
+        where = "the main memory"
+    else:
+        return
+    raise ValueError(
+        f"{source} has {size[1]} x {size[0]} pixels and needs {needed / 1e9:.1f} GB, {where} has {free / 1e9:.1f} GB "
+        "free: make the image smaller, or close other programs"
+    )
+
+
+def _class_ids(places: np.ndarray, ids: Tensor | None) -> np.ndarray:
+    """Class ids `(H, W)` for places `(H, W)` among `ids` `(n,)`; both uint8, without a copy in larger numbers."""
+    if ids is None:
+        return places
+    table = np.zeros(256, dtype=np.uint8)
+    table[: len(ids)] = ids.cpu().numpy()
+    return cv2.LUT(places, table)
 
 
 def _entropy(scores: Tensor) -> Tensor:
@@ -396,4 +436,4 @@ def segment_each(
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
-            yield path, ValueError(f"{path} needs more memory than there is: shrink it")
+            yield path, ValueError(f"{path} needs more memory than there is: make it smaller, or close other programs")

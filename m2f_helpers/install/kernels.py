@@ -11,6 +11,7 @@ Shape letters: B images, L tokens, M heads, N feature levels, P points, c = C / 
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import Parameter
 
 HINT = 'pip install "numba>=0.59"'
 _enabled = True
@@ -42,8 +45,13 @@ def available() -> bool:
 
 
 def usable(value: Tensor) -> bool:
-    """True for a tensor that the kernels take: on the CPU, float32 or float64, and nobody switched them off."""
-    return _enabled and value.device.type == "cpu" and value.dtype in (torch.float32, torch.float64) and available()
+    """True for a tensor that the kernels take: on the CPU, float32 or float64, and nobody switched them off.
+
+    Not while torch records operations instead of doing them (tracing, fake tensors of an export): no numbers are there.
+    """
+    plain = type(value) in (Tensor, Parameter) and not torch.jit.is_tracing()
+    fits = value.device.type == "cpu" and value.dtype in (torch.float32, torch.float64)
+    return _enabled and plain and fits and available()
 
 
 @contextmanager
@@ -96,6 +104,7 @@ class _Attention(torch.autograd.Function):
         return out.flatten(2)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         value, locations, weights = ctx.saved_tensors
         results = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (value, locations, weights)]
@@ -129,6 +138,10 @@ def _in_threads(kernel: Callable[..., None], calls: Sequence[tuple]) -> None:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="m2f-attention")
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork: the child makes its own
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -151,10 +152,10 @@ def test_class_scores(hand, seed):
 
 
 def test_every_function_of_the_notebook_is_tested_here(hand):
-    tree = itertools.chain.from_iterable(
-        ast.parse(cell.source).body for cell in nbformat.read(PATH, as_version=4).cells if cell.cell_type == "code"
-    )
+    """Those of the exercises are tested with their solutions."""
+    cells = [cell.source for cell in nbformat.read(PATH, as_version=4).cells if cell.cell_type == "code"]
+    tree = itertools.chain.from_iterable(ast.parse(source).body for source in cells if "# TODO" not in source)
     source = Path(__file__).read_text(encoding="utf-8")
     defined = {node.name for node in tree if isinstance(node, ast.FunctionDef)}
-    used = {name for name in defined if f"hand.{name}" in source}
-    assert defined == used
+    used = set(re.findall(r"\bhand\.(\w+)\(|\bhand\.(\w+)[,)]", source))
+    assert defined == {name for pair in used for name in pair if name}

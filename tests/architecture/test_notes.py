@@ -134,14 +134,14 @@ def test_recorded_shapes_are_those_that_hooks_see():
         layer.self_attn.register_forward_hook(lambda _, args, out: seen["encoder"].append(tuple(out.shape)))
     with torch.no_grad():
         record = tracing.record_shapes(
-            model, lambda m: m.decode_head.forward(m.extract_feat(picture()), None), notes.covered_functions()
+            model, lambda m: m.decode_head.forward(m.extract_feat(some_image()), None), notes.covered_functions()
         )
     assert record["Mask2FormerHead.forward"].shapes("query_feat = layer(") == seen["decoder"]
     assert len(seen["decoder"]) == len(model.decode_head.transformer_decoder.layers)
     assert record["MultiScaleDeformableAttention.forward"].shapes("return self.dropout(output)") == seen["encoder"]
 
 
-def picture() -> torch.Tensor:
+def some_image() -> torch.Tensor:
     return torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(3))
 
 
@@ -153,7 +153,7 @@ def test_tracing_changes_no_result_and_keeps_no_tensor():
 
     def run(model):
         with torch.no_grad():
-            results.append(model.decode_head.forward(model.extract_feat(picture()), None))
+            results.append(model.decode_head.forward(model.extract_feat(some_image()), None))
 
     run(model)
     gc.collect()
@@ -207,8 +207,7 @@ def test_every_line_of_a_page_is_the_library_s_line(evidence):
     rows = rows_of(page)
     assert sorted(rows) == list(range(379, 460))
     for line, row in rows.items():
-        code = unescape(re.sub("<[^>]+>", "", re.search(r"<pre[^>]*>(.*?)</pre>", row)[1]))
-        assert code.rstrip() == source.lines[line - source.first].rstrip()
+        assert code_of(row) == source.lines[line - source.first].rstrip()
 
 
 @pytest.mark.parametrize("entry", notes.covered(), ids=lambda entry: entry.qualname)
@@ -284,18 +283,22 @@ def test_permalinks_carry_the_tag_of_the_installed_version(module, tag):
     assert tag in link and link.endswith(entry.module.replace(".", "/") + ".py#L12")
 
 
-def test_an_excerpt_is_a_piece_of_the_page(evidence):
+def test_an_excerpt_is_a_piece_of_the_page_moved_to_the_left(evidence):
     from mmdet.models.dense_heads import Mask2FormerHead
 
-    page = pages.excerpt(
-        Mask2FormerHead._forward_head, "attn_mask = F.interpolate(", "attn_mask.detach()", evidence.record
-    )
-    rows, whole = (
-        rows_of(page.data),
-        rows_of(pages.annotated_source(Mask2FormerHead._forward_head, evidence.record).data),
-    )
-    assert sorted(rows) == list(range(365, 376)) and all(rows[line] == whole[line] for line in rows)
-    assert "lines 365 to 375 of 337 to 377" in page.data and "docstring" not in page.data
+    function, record = Mask2FormerHead._forward_head, evidence.record
+    page = pages.excerpt(function, "attn_mask = F.interpolate(", "attn_mask.detach()", record).data
+    rows, whole = rows_of(page), rows_of(pages.annotated_source(function, record).data)
+    assert sorted(rows) == list(range(365, 376))
+    assert "lines 365 to 375 of 337 to 377" in page and "docstring" not in page
+    for line, row in rows.items():
+        assert row.partition("</pre>")[2] == whole[line].partition("</pre>")[2], "notes and shapes"
+        assert code_of(whole[line]).removeprefix(" " * 8) == code_of(row)
+
+
+def code_of(row: str) -> str:
+    """The text of a row's source line."""
+    return unescape(re.sub("<[^>]+>", "", re.search(r"<pre[^>]*>(.*?)</pre>", row)[1])).rstrip()
 
 
 def test_an_excerpt_from_end_to_start_is_refused():
@@ -309,6 +312,14 @@ def test_a_list_that_grows_is_one_text(evidence):
     row = rows[source.line_of("decoder_inputs.append(decoder_input)")]
     assert "decoder_inputs: list of 3: " in row and "(grew from 1)" in row and "list of 2" not in row
     assert "|" in rows[439], "shapes that differ are all shown"
+
+
+def test_every_symbol_of_the_formulas_has_its_variable_and_shape(evidence):
+    table = pages.symbol_table(evidence.record).set_index("symbol")
+    assert table.loc["x_q", "in this run"] == "(1, 100, 256) float32" and table.loc["x_q", "variable"] == "query_feat"
+    assert table.loc["Δ_qsp", "in this run"] == "(1, 5376, 8, 3, 4, 2) float32"
+    assert table.loc["C_qj", "in this run"] == "(100, 5) float32"
+    assert len(table) == len(notes.SYMBOLS) and all(table["in this run"].str.startswith("("))
 
 
 def test_own_functions_have_no_permalink_but_a_page():

@@ -33,8 +33,8 @@ def test_same_seed_same_weights_and_the_caller_s_random_numbers_stay():
 
 def test_batch_is_a_labelled_room():
     batch = reference.reference_batch(64, images=2)
-    assert [tuple(picture.shape) for picture in batch["inputs"]] == [(3, 64, 64)] * 2
-    assert all(picture.dtype == torch.uint8 for picture in batch["inputs"])
+    assert [tuple(image.shape) for image in batch["inputs"]] == [(3, 64, 64)] * 2
+    assert all(image.dtype == torch.uint8 for image in batch["inputs"])
     assert not torch.equal(*batch["inputs"])
     label_map = batch["data_samples"][0].gt_sem_seg.data
     assert label_map.unique().tolist() == [0, 3, 5, 7, 22, 255]

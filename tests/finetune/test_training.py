@@ -10,17 +10,21 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
+from PIL import Image
 
-from m2f_helpers import checkpoints, config
+from m2f_helpers import checkpoints, config, config_files
 from m2f_helpers.cli import main
 from m2f_helpers.data.scenes.dataset import make_scenes
-from m2f_helpers.finetune import training
+from m2f_helpers.finetune import batches, runner, training
+from m2f_helpers.finetune.runner import StepHook
+from m2f_helpers.palette import own_palette, palette_of, write_classes
 from tests.conftest import ROOT
 
 STEPS = 6
@@ -51,14 +55,14 @@ def every_step(edited, interval=1):
 
 def at_step(monkeypatch, step, action):
     """Do something just before a step (counted from 0) of the next run."""
-    regular = training._Hooks.before_train_iter
+    regular = StepHook.before_train_iter
 
     def before(self, runner, batch_idx, data_batch=None):
         regular(self, runner, batch_idx, data_batch)
         if batch_idx == step:
             action(runner)
 
-    monkeypatch.setattr(training._Hooks, "before_train_iter", before)
+    monkeypatch.setattr(StepHook, "before_train_iter", before)
 
 
 # --- what a run leaves -------------------------------------------------------------------------------------------
@@ -98,16 +102,53 @@ def test_config_that_is_left_is_plain_mmseg(run):
 def test_the_librarys_lines_go_to_the_log(tiny, tmp_path, capfd):
     result = training.train(config.set_schedule(tiny, 1), tmp_path, device="cpu", progress=True)
     seen = capfd.readouterr()
-    assert seen.out == ""
+    assert [line[:33] for line in seen.out.splitlines()] == ["it seems that nothing was learnt:"]  # after one step
     assert [line for line in seen.err.replace("\r", "\n").splitlines() if line and "training:" not in line] == []
     assert "loss=" in seen.err and "lr=" in seen.err
     assert "Iter(train)" in result.log.read_text() and "mIoU" in result.log.read_text()
 
 
-def test_a_new_run_replaces_the_old_one_in_its_folder(tiny, tmp_path):
-    training.train(config.set_schedule(tiny, 2), tmp_path, device="cpu", progress=False)
-    result = training.train(config.set_schedule(tiny, 1), tmp_path, device="cpu", progress=False)
+def test_overwrite_replaces_the_old_run_once_the_new_one_has_a_checkpoint(tiny, tmp_path, monkeypatch):
+    old = training.train(config.set_schedule(tiny, 2), tmp_path, device="cpu", progress=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    options = dict(device="cpu", progress=False, overwrite=True)
+
+    def fail(runner):
+        raise RuntimeError("before the first checkpoint")
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 0, fail)
+        with pytest.raises(RuntimeError):
+            training.train(config.set_schedule(tiny, 1), tmp_path, **options)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+    assert checkpoints.newest_checkpoint(tmp_path) == old.checkpoint
+    result = training.train(config.set_schedule(tiny, 1), tmp_path, **options)
     assert result.checkpoint.name == "iter_1.pth" and len(result.history) == 1
+    assert {path.name for path in tmp_path.glob("*.pth")} == {"iter_1.pth", "best_mIoU_iter_1.pth"}
+
+
+def test_a_second_run_goes_to_a_sub_folder_and_says_so(tiny, tmp_path, capsys):
+    old = training.train(config.set_schedule(tiny, 2), tmp_path, device="cpu", progress=False)
+    kept = old.checkpoint.read_bytes()
+    edited = config.set_weights(config.set_schedule(tiny, 1), old.checkpoint)
+    result = training.train(edited, tmp_path, device="cpu", progress=False)
+    assert result.checkpoint == tmp_path / "run_2" / "iter_1.pth" and old.checkpoint.read_bytes() == kept
+    said = capsys.readouterr().out
+    assert "holds a run that reached step 2; it stays (--overwrite replaces it), and this run goes to" in said
+    with pytest.raises(ValueError, match="the start weights lie in .*, whose run is to be overwritten"):
+        training.train(edited, tmp_path, device="cpu", progress=False, overwrite=True)
+    assert old.checkpoint.read_bytes() == kept
+
+
+def test_bad_start_weights_leave_an_earlier_run_alone(tiny, tmp_path):
+    old = training.train(config.set_schedule(tiny, 1), tmp_path / "run", device="cpu", progress=False)
+    (tmp_path / "bad.pth").write_bytes(b"<html>please log in</html>")
+    edited = config.set_weights(config.set_schedule(tiny, 1), tmp_path / "bad.pth")
+    for folder, options in ((tmp_path / "run", {"overwrite": True}), (tmp_path / "new", {})):
+        with pytest.raises(ValueError, match="bad.pth is a web page"):
+            training.train(edited, folder, device="cpu", progress=False, **options)
+    assert old.checkpoint.is_file() and len(training.read_history(tmp_path / "run")) == 1
+    assert not (tmp_path / "new").exists()
 
 
 def test_same_seed_same_losses(tiny, run, tmp_path):
@@ -137,6 +178,34 @@ def test_own_classes_in_three_lines(data, run, tmp_path):
     assert meta["classes"][150] == "class 150" and len(meta["palette"]) == 151
 
 
+def test_the_classes_of_a_folder_travel_to_the_checkpoint(run, tmp_path, monkeypatch):
+    """Ids with a gap and two that mean the same: said on screen, trained, and known to whoever has the checkpoint."""
+    palette = own_palette(["Straße, nass", "car", "sky"], None, [[3], [7, 9], [200]], ignored=[0])
+    labels = np.zeros((64, 96), np.uint8)
+    labels[:, :24], labels[:, 24:48], labels[:, 48:72], labels[:32, 72:] = 3, 7, 9, 200
+    for i in range(5):
+        for kind, array in (("images", np.full((64, 96, 3), 40 * i, np.uint8)), ("masks", labels)):
+            (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(tmp_path / "data" / kind / f"p{i}.png")
+    write_classes(tmp_path / "data" / "classes.json", palette)
+    words = ["train", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--crop", "64", "64"]
+    words += ["--weights", str(run.checkpoint), "--iterations", "2", "--batch-size", "2", "--device", "cpu"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert "3 classes: Straße, nass, car, sky\n4 training and 1 validation pairs" in done.stdout
+    assert "cls_embed.bias 151 -> 4 (the class layer starts new)" in done.stdout
+    content = torch.load(tmp_path / "run" / "iter_2.pth", weights_only=True)
+    assert palette_of(content["meta"]).names == palette.names
+    assert palette_of(content["meta"]).colors.tolist() == palette.colors.tolist()
+    cfg = config_files.parse(content["meta"]["cfg"], "iter_2.pth")
+    assert cfg.val_dataloader.dataset.on_disk == [[3], [7, 9], [200]] and cfg.model.decode_head.num_classes == 3
+    assert init_model(cfg, str(tmp_path / "run" / "iter_2.pth"), device="cpu").dataset_meta["classes"] == tuple(
+        palette.names
+    )
+    labels = batches.first_batch(cfg, config.build_model(cfg)).label_maps
+    assert set(np.unique(labels)) == {0, 1, 2, 255}
+
+
 # --- stop, go on -------------------------------------------------------------------------------------------------
 
 
@@ -163,6 +232,79 @@ def test_second_ctrl_c_stops_at_once(tiny, tmp_path, monkeypatch):
     at_step(monkeypatch, 1, twice)
     with pytest.raises(KeyboardInterrupt):
         training.train(tiny, tmp_path, device="cpu", progress=False)
+
+
+def test_a_slow_run_saves_after_ten_steps(tiny, tmp_path, monkeypatch):
+    """A kill costs at most ten steps or thirty seconds: here every step counts as thirty seconds."""
+    monkeypatch.setattr(runner, "LOSE_SECONDS", 0)
+    monkeypatch.setattr(runner, "SAVING_SHARE", 0)
+    saved = []
+    at_step(monkeypatch, 11, lambda runner: saved.extend(p.name for p in tmp_path.glob("iter_*.pth")))
+    training.train(config.set_schedule(tiny, 12), tmp_path, device="cpu", progress=False)
+    assert saved == ["iter_10.pth"]
+
+
+def test_resume_with_more_steps_plans_the_rate_anew(tiny, tmp_path, capsys):
+    training.train(config.set_schedule(tiny, 4), tmp_path, device="cpu", progress=False)
+    longer = training.train(config.set_schedule(tiny, 8), tmp_path, device="cpu", resume=True, progress=False)
+    straight = training.train(config.set_schedule(tiny, 8), tmp_path / "b", device="cpu", progress=False)
+    assert list(longer.history["lr"][4:]) == pytest.approx(list(straight.history["lr"][4:]))
+    assert longer.history["lr"][4] > 1e-4 and longer.history["lr"].iloc[-1] == 0
+    assert "planned for 4 steps, now for 8: the learning rate is planned anew from step 4" in capsys.readouterr().out
+
+
+def test_resume_with_other_settings_is_refused_or_confirmed(tiny, tmp_path, data):
+    first = training.train(config.set_schedule(tiny, 3), tmp_path, device="cpu", progress=False)
+    options = dict(device="cpu", resume=True, progress=False)
+    other_data = make_scenes(tmp_path / "other", 4, 2, "day", size=[96, 96])
+    longer = config.set_schedule(tiny, 4)
+    for edited, words in (
+        (config.set_crop(longer, [96, 64]), "crop 64 x 64 -> 96 x 64"),
+        (config.set_batch(longer, 3), "batch size 2 -> 3"),
+        (config.set_batch(longer, 2, 1e-5), "learning rate 0.001 -> 1e-05"),
+        (config.set_data(longer, other_data), "data .*data -> .*other"),
+        (config.set_classes(longer, [f"class {i}" for i in range(151)]), "another model .*other classes"),
+        (config.set_schedule(tiny, 2), "has done 3 steps already, more than 2"),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            training.train(edited, tmp_path, **options)
+        assert "\n" not in str(caught.value)
+    assert checkpoints.newest_checkpoint(tmp_path) == first.checkpoint
+    again = training.train(config.set_batch(longer, 3), tmp_path, accept_changes=True, **options)
+    assert len(again.history) == 4 and list(again.history["loss"][:3]) == list(first.history["loss"])
+
+
+@pytest.mark.parametrize("damage", ["cut", "middle"])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tiny, tmp_path, capsys, damage):
+    training.train(every_step(config.set_schedule(tiny, 4)), tmp_path, device="cpu", progress=False)
+    newest = tmp_path / "iter_4.pth"
+    content = bytearray(newest.read_bytes())
+    if damage == "middle":
+        content[len(content) // 2] ^= 1
+    newest.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    result = training.train(every_step(config.set_schedule(tiny, 4)), tmp_path, resume=True, progress=False)
+    assert len(result.history) == 4 and checkpoints.read_checkpoint(result.checkpoint)["meta"]["iter"] == 4
+    said = capsys.readouterr().out
+    assert "going on from an earlier checkpoint, because" in said and "iter_4.pth is" in said
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(tiny, tmp_path, monkeypatch):
+    regular = os.replace
+
+    def full(source, target):
+        if str(target).endswith("iter_2.pth"):
+            raise OSError(28, "No space left on device")
+        return regular(source, target)
+
+    every = every_step(config.set_schedule(tiny, 3))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(
+            OSError, match=r"iter_2.pth could not be written \(No space left.*step 1 is saved, --resume"
+        ):
+            training.train(every, tmp_path, device="cpu", progress=False)
+    assert sorted(p.name for p in tmp_path.glob(".*part")) == []
+    assert len(training.train(every, tmp_path, device="cpu", resume=True, progress=False).history) == 3
 
 
 def test_nothing_to_resume_is_one_sentence(tiny, tmp_path):
@@ -212,14 +354,14 @@ def test_nan_stops_with_causes_and_the_last_good_checkpoint(tiny, tmp_path, monk
 
 
 def test_weights_that_are_no_numbers_are_never_saved(tiny, tmp_path, monkeypatch):
-    regular = training._Hooks.after_train_iter
+    regular = StepHook.after_train_iter
 
     def after(self, runner, batch_idx, data_batch=None, outputs=None):
         regular(self, runner, batch_idx, data_batch, outputs)
         if batch_idx == 1:
             next(runner.model.parameters()).data.fill_(math.inf)
 
-    monkeypatch.setattr(training._Hooks, "after_train_iter", after)
+    monkeypatch.setattr(StepHook, "after_train_iter", after)
     with pytest.raises(training.TrainingDiverged, match="weights backbone.* are no longer numbers.*iter_1.pth"):
         training.train(every_step(tiny), tmp_path, device="cpu", progress=False)
 

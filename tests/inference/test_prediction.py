@@ -19,6 +19,7 @@ from PIL import Image
 from m2f_helpers import files
 from m2f_helpers.cli import main
 from m2f_helpers.inference import prediction
+from m2f_helpers.inference import segment as segmentation
 from m2f_helpers.inference.segment import segment
 from m2f_helpers.palette import ade20k_palette, own_palette, palette_of
 from tests.inference.conftest import OWN, blocks
@@ -36,13 +37,14 @@ def folder(tmp_path) -> Path:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    found = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name != files.LOCK]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in found}
 
 
 def test_predict_writes_overlays_labels_and_shares_and_goes_on(model, folder, tmp_path):
     out = tmp_path / "out"
     report = prediction.predict(model, [folder, tmp_path / "nowhere.png"], out)
-    assert sorted(p.name for p in out.iterdir()) == sorted(
+    assert sorted(content(out)) == sorted(
         [f"{i}_{kind}.png" for i in range(3) for kind in ("labels", "overlay")] + ["shares.csv"]
     )
     assert set(map(Path, report.failed)) == {folder / "broken.jpg", tmp_path / "nowhere.png"}
@@ -157,24 +159,39 @@ def test_a_full_disk_costs_only_the_rows_that_do_not_fit(model, folder, tmp_path
     monkeypatch.setattr(files, "replacing", full)
     report = prediction.predict(model, [folder], out)
     words = report.failed[str(folder / "1.png")]
-    assert "cannot be written" in words and "No space left on device" in words and "make room" in words
+    assert "cannot be written" in words and "the disk is full: make room" in words
     assert sorted(set(pd.read_csv(out / "shares.csv")["file"])) == ["0.png", "2.png"]
 
 
 def test_memory_that_is_missing_costs_one_row(model, folder, tmp_path, monkeypatch):
-    real = model.extract_feat
+    real = segmentation.upsampled_argmax
     calls = []
 
-    def extract(inputs):
+    def upsampled(*arguments):
         calls.append(1)
         if len(calls) == 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes.")
-        return real(inputs)
+        return real(*arguments)
 
-    monkeypatch.setattr(model, "extract_feat", extract)
+    monkeypatch.setattr(segmentation, "upsampled_argmax", upsampled)
     report = prediction.predict(model, [folder], tmp_path / "out")
     assert "needs more memory than there is" in report.failed[str(folder / "1.png")]
     assert sorted(set(report.table["file"])) == ["0.png", "2.png"]
+
+
+def test_two_at_once_the_second_is_told_and_nothing_changes(model, folder, tmp_path):
+    with files.locked(tmp_path / "out"), pytest.raises(ValueError, match=r"out is in use by process \d+"):
+        prediction.predict(model, [folder], tmp_path / "out")
+    assert content(tmp_path / "out") == {}
+
+
+def test_an_image_that_does_not_fit_is_said_before_anything_is_computed(model, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(segmentation, "free_memory", lambda device="cpu": 50_000_000)
+    Image.fromarray(np.zeros((2000, 2000, 3), np.uint8)).save(folder / "large.png")
+    monkeypatch.setattr(segmentation, "lean_model", lambda model: lambda inputs, every: pytest.fail("computed"))
+    report = prediction.predict(model, [folder / "large.png"], tmp_path / "out")
+    (words,) = report.failed.values()
+    assert "has 2000 x 2000 pixels and needs 0.1 GB, the main memory has 0.1 GB free: make the image smaller" in words
 
 
 def test_a_table_that_cannot_grow_is_left_whole(tmp_path, monkeypatch):

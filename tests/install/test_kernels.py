@@ -112,6 +112,28 @@ def test_usable_only_where_it_works():
     assert kernels.usable(value)
 
 
+@needs_numba
+def test_a_traced_model_keeps_the_pytorch_code():
+    (value, locations, weights), sizes = inputs(batch=1)
+    traced = torch.jit.trace(lambda v: v * float(kernels.usable(v)), value.detach(), check_trace=False)
+    assert traced(value).abs().sum() == 0
+    with torch._subclasses.FakeTensorMode():
+        assert not kernels.usable(torch.zeros(1))
+
+
+@needs_numba
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_has_threads_of_its_own():
+    code = (
+        "import os, torch; torch.set_num_threads(2); from m2f_helpers.install import kernels\n"
+        "def run(): kernels._in_threads(print, [('x', i) for i in range(4)])\n"
+        "run(); child = os.fork()\n"
+        "if not child: run(); os._exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+
+
 def test_without_numba_there_is_a_sentence_and_pytorch_runs(monkeypatch):
     monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
     assert "numba is not installed" in kernels.why_not() and "pip install" in kernels.why_not()

@@ -138,6 +138,27 @@ def test_names_that_nobody_reads_are_found(published):
     assert set(found) == {"learning_rate", "my_note"} and "set_batch" in found["learning_rate"]
 
 
+SET_IN_A_FILE = {
+    "num_classes = 8\n": "num_classes",
+    "optimizer = dict(type='SGD', lr=0.1)\n": "optimizer",
+    "learning_rate = 0.1\n": "learning_rate",
+    "crop_size = (256, 256)\nmodel = dict(data_preprocessor=dict(size=crop_size))\n": "",  # used below
+    "num_classes = 150\n": "",  # says what is so
+    "model = dict(decode_head=dict(num_queries=50))\n": "",
+    "train_cfg = dict(max_iters=5)\n": "",
+}
+
+
+@pytest.mark.parametrize("text", SET_IN_A_FILE)
+def test_what_a_file_sets_in_vain_is_found_too(tmp_path, text):
+    path = tmp_path / "own.py"
+    base = config.CONFIGS / "mask2former" / "mask2former_r50_8xb2-160k_ade20k-512x512.py"
+    path.write_text(f"_base_ = [{str(base)!r}]\n{text}")
+    found = differences.silent_edits(config.as_config(path))
+    assert [edit.key for edit in found] == ([SET_IN_A_FILE[text]] if SET_IN_A_FILE[text] else [])
+    assert all(edit.text.startswith(f"{path}: {edit.key} = ") for edit in found)
+
+
 def test_edits_with_effect_are_not_reported(published, demo, data):
     cfg = copy.deepcopy(published)
     cfg.model.decode_head.num_classes = 7

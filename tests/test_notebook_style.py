@@ -16,6 +16,7 @@ import papermill
 import pytest
 
 from m2f_helpers import execution
+from m2f_helpers.classroom.cells import read_exercises
 from m2f_helpers.install import release
 from tests.conftest import NOTEBOOKS, ROOT
 
@@ -142,13 +143,23 @@ def test_links_to_files_resolve(notebook):
             assert (NOTEBOOKS / target).exists(), target
 
 
-def test_exercises_have_solutions(notebook, name):
-    text = "\n".join(prose(notebook))
-    number = name[:2]
-    exercises = re.findall(rf"^### Exercise ({number}\.\d+)", text, flags=re.M)
-    solutions = re.findall(rf"^### Solution ({number}\.\d+)", text, flags=re.M)
-    assert 3 <= len(exercises) <= 6 and exercises == solutions
-    assert sum("TODO" in source for source in code_cells(notebook)) >= 2
+def test_exercises_are_checked_marked_and_solved(notebook, name):
+    """From easy to hard, each with a cell that ends in `check`, a solution as code, and one open project at the end."""
+    text, number = "\n".join(prose(notebook)), name[:2]
+    marked = re.findall(rf"^### Exercise ({number}\.\d) (★+)$", text, flags=re.M)
+    found = read_exercises(notebook)
+    assert [exercise.number for exercise in found] == [exercise for exercise, _ in marked]
+    assert [exercise for exercise, _ in marked] == [f"{number}.{i + 1}" for i in range(len(marked))]
+    stars = [len(mark) for _, mark in marked]
+    assert stars == sorted(stars) and stars[0] == 1 and stars[-1] == 3
+    assert (3 if number > "05" else 4) <= len(stars) <= 6
+    project = re.search(rf"^### Project {number} ★★★\n(.*?)(?=^## )", text, flags=re.M | re.S)
+    assert project and re.search(r"\bdone when\b", project.group(1)), "an open project says when it is done"
+
+
+def test_there_are_enough_exercises():
+    notebooks = [nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4) for name in NAMES]
+    assert sum(len(read_exercises(notebook)) for notebook in notebooks) >= 22
 
 
 def test_readme_has_a_row_for_each_notebook(notebook, name):

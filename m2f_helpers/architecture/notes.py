@@ -169,21 +169,17 @@ def lines_without_shape(record: ShapeRecord) -> list[str]:
     return [f"{name}:{line}" for name, trace in record.items() for line in trace.without_shape()]
 
 
-def stale_comments(record: ShapeRecord, sizes: dict[str, int] | None = None) -> list[StaleComment]:
+def stale_comments(record: ShapeRecord) -> list[StaleComment]:
     """Comments of the covered functions that name a shape which the run contradicts.
 
     Args:
         record: of a real run.
-        sizes: what the names in the comments stand for; default: batch size and number of queries of the run.
 
-    Returns: one entry per line; judged are the number of dimensions and the positions of the names in `sizes`.
+    Returns: one entry per line; judged are the number of dimensions and the positions of batch size and queries.
     """
-    sizes = run_sizes(record) if sizes is None else sizes
-    found = []
-    for entry in covered():
-        if entry.name in record:
-            found.extend(stale_in(entry.qualname, record[entry.name], sizes))
-    return found
+    sizes = run_sizes(record)
+    traced = [entry for entry in covered() if entry.name in record]
+    return [stale for entry in traced for stale in stale_in(entry.qualname, record[entry.name], sizes)]
 
 
 @cache

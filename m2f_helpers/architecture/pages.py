@@ -101,16 +101,14 @@ def write_up(checked: Iterable[Checked] | None = None, index: str = "") -> HTML:
     return HTML(_style() + f'<div class="m2f-index">{"".join(parts)}</div>')
 
 
-def source_index(record: ShapeRecord | None = None, functions: Iterable[Any] | None = None) -> HTML:
-    """All annotated functions, each folded under its name; needs neither a kernel nor JavaScript.
+def source_index(record: ShapeRecord | None = None) -> HTML:
+    """All annotated functions, in the order of the data, each folded under its name; needs no kernel, no JavaScript.
 
     Args:
         record: as for `annotated_source`.
-        functions: which ones; default: all covered, in the order of the data.
     """
-    chosen = [plain_function(function) for function in (functions or covered_functions())]
     folded = []
-    for function in chosen:
+    for function in map(plain_function, covered_functions()):
         label = html.escape(f"{function.__qualname__} ({function.__module__})")
         folded.append(f"<details><summary>{label}</summary>{_html(function, record, ids=True)}</details>")
     return HTML(_style() + '<div class="m2f-index">' + "".join(folded) + "</div>")

@@ -101,10 +101,6 @@ class FunctionTrace:
         statement = self.source.statements.get(line)
         return self.counts.get(statement.first, 0) if statement else 0
 
-    def never_ran(self) -> list[int]:
-        """Lines of statements that did not run once, in order."""
-        return sorted(line for line in self.source.statements if not self.count(line))
-
     def without_shape(self) -> list[int]:
         """First lines of statements that ran and assign something, but whose value was never observed."""
         missing = []

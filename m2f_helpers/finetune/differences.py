@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import inspect
 from collections.abc import Iterator
@@ -80,11 +81,12 @@ _READ_TOO = {
 
 @dataclass(frozen=True)
 class SilentEdit:
-    """A top-level value that was changed and that nothing reads: its name, the value, and the edit that works."""
+    """A top-level value that nothing reads: its name, the value, the edit that works, and the file that sets it."""
 
     key: str
     value: Any
     fix: str
+    file: str = ""
 
     @property
     def text(self) -> str:
@@ -94,14 +96,16 @@ class SilentEdit:
                 f"cfg.test_pipeline = {_short(self.value)} does not reach validation, only inference "
                 f"reads it; use {self.fix}"
             )
-        return f"cfg.{self.key} = {_short(self.value)} has no effect, nothing reads it; use {self.fix}"
+        where = f"{self.file}: " if self.file else "cfg."
+        return f"{where}{self.key} = {_short(self.value)} has no effect, nothing reads it; use {self.fix}"
 
 
 def silent_edits(source: Config | Edited) -> list[SilentEdit]:
-    """Find top-level values that were changed but that neither the Runner nor inference reads.
+    """Find top-level values that neither the Runner nor inference reads, set in the config's file or afterwards.
 
-    A value counts as changed if it differs from the config's own file (`cfg.filename`) and from the place that counts:
-    setting `cfg.num_classes = 7` is silent, unless `cfg.model.decode_head.num_classes` is 7 as well.
+    In the file (`cfg.filename`) a value counts if nothing below uses its name, afterwards if it differs from the file;
+    and only if it differs from the place that counts: `num_classes = 7` is silent, unless
+    `cfg.model.decode_head.num_classes` is 7 as well.
 
     Returns: one entry per value, by name; empty if every edit has an effect.
     """
@@ -109,17 +113,18 @@ def silent_edits(source: Config | Edited) -> list[SilentEdit]:
     top = cfg._cfg_dict
     original = _original(cfg)
     read = (set(inspect.signature(Runner.__init__).parameters) | _READ_TOO) - {"self", "cfg", "data_preprocessor"}
-    found = []
+    unused, found = _unused_in_file(cfg), []
     for key in sorted(set(top) - read):
         value = plain(dict.__getitem__(top, key))
-        if key in original and _same(value, original[key]):
+        of_file = key in original and _same(value, original[key])
+        if of_file and key not in unused:
             continue
         places = PIPELINES[1:3] if key == "test_pipeline" else DEAD_KEYS.get(key, ())
         effective = [plain(get_value(cfg, place, MISSING)) for place in places]
         effective = [mmseg_names(steps) if _steps(steps) else steps for steps in effective]
         if not effective or not all(_same(value, other) for other in effective):
             fix = _FIXES.get(key, "a value inside cfg.model, cfg.*_dataloader, cfg.optim_wrapper, ..., or remove it")
-            found.append(SilentEdit(key, value, fix))
+            found.append(SilentEdit(key, value, fix, str(cfg.filename) if of_file else ""))
     return found
 
 
@@ -143,6 +148,18 @@ def _original(cfg: Config) -> dict[str, Any]:
     if any(key in values and key not in cfg for key in DEAD_KEYS):
         values = {key: value for key, value in values.items() if key not in DEAD_KEYS}
     return values
+
+
+def _unused_in_file(cfg: Config) -> set[str]:
+    """Names that the config's own file sets at its top level and uses nowhere; test-time augmentation left out, which
+    mmseg's own test script reads."""
+    if not cfg.filename or Path(cfg.filename).suffix != ".py" or not Path(cfg.filename).is_file():
+        return set()
+    tree = ast.parse(Path(cfg.filename).read_text(encoding="utf-8"))
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    return {target.id for target in targets if isinstance(target, ast.Name)} - used - {"tta_model", "tta_pipeline"}
 
 
 def _same(one: Any, other: Any) -> bool:

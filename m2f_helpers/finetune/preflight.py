@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from m2f_helpers.checkpoints import read_checkpoint
 from m2f_helpers.config import LOADERS, PIPELINES, Source, as_config, class_names, mmseg_names
 from m2f_helpers.data.dataset import PairDataset, classes_on_disk
 from m2f_helpers.data.labels import check_pair
@@ -178,6 +179,11 @@ def _weights(cfg: Config) -> Iterator[str]:
             f"load_from: {path} is no file; use set_weights(cfg, path), or checkpoints.fetch(name) for "
             "published weights"
         )
+    elif path:
+        try:
+            read_checkpoint(path)
+        except (ValueError, OSError) as error:
+            yield str(error)
     if path and cfg.model.backbone.get("init_cfg"):
         yield "the backbone would download weights that load_from overwrites at once; use set_weights(cfg, path)"
 

@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 from m2f_helpers import checkpoints, files
 from m2f_helpers.finetune.batches import LOSS_KINDS
 from m2f_helpers.finetune.runs import Start
-from m2f_helpers.quiet import one_line
 
 LOSE_STEPS, LOSE_SECONDS = 10, 30  # a kill costs at most the longer of the two ...
 SAVING_SHARE = 20  # ... unless saving would then take more than one part in so many of the time
@@ -133,9 +132,8 @@ class CarefulRunner(Runner):
         self.start = Start(self.start.folder, self.start.step)
 
     def _unwritten(self, path: Path, error: OSError) -> str:
-        reason = error.strerror or one_line(error)
         good = f"; step {self.saved_step} is saved, --resume goes on from it" if self.saved_step else ""
-        return f"{path} could not be written ({reason}): free some space, or choose another --out{good}"
+        return f"{files.sentence(error, path)}{good}"
 
 
 class StepHook(Hook):

@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import mmengine.device.utils as device_utils
 import pandas as pd
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import is_main_process
 from tqdm.auto import tqdm
 
 from m2f_helpers import checkpoints, files
@@ -95,6 +95,7 @@ def train(
     cfg, work_dir = copy.deepcopy(as_config(source)), Path(work_dir).resolve()
     device = choose_device(device)
     preflight.check(cfg, device)
+    files.check_apart(cfg.train_dataloader.dataset.data_root, work_dir)
     start = runs.resumed_run(cfg, work_dir, accept_changes) if resume else runs.new_run(cfg, work_dir, overwrite)
     _prepare(cfg, start, seed, device, launcher)
     with _folder(start.folder), _on_device(device, launcher):
@@ -258,17 +259,22 @@ def _prepare(cfg: Config, start: runs.Start, seed: int, device: str, launcher: s
 
 @contextmanager
 def _folder(folder: Path) -> Iterator[None]:
-    """The output folder, cleared of what killed runs left; away again if it is new and nothing came of it."""
+    """The output folder, for this run alone; away again if it is new and nothing came of it."""
     new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if is_main_process():
-            files.remove_orphans(folder)
-        yield
-    except BaseException:
-        if new and not checkpoints.all_checkpoints(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with files.locked(folder) if _is_first() else nullcontext():
+        try:
+            if _is_first():
+                files.remove_orphans(folder)
+            yield
+        except BaseException:
+            if new and not checkpoints.all_checkpoints(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _is_first() -> bool:
+    """Whether this process speaks and writes for all of torchrun's; known before they have met."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -306,6 +312,6 @@ def _stop_on_signal(save: SaveHook) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@master_only
 def _say(text: str) -> None:
-    tqdm.write(text)
+    if _is_first():
+        tqdm.write(text)

@@ -1,7 +1,8 @@
 """Makes mmcv-lite enough: a stand-in for the compiled extension `mmcv._ext`.
 
 mmdet and mmseg import `mmcv.ops`, which imports `mmcv._ext`, a C++/CUDA extension that only the full mmcv has and that
-nobody ships as a wheel for today's Python and torch. Mask2Former needs exactly one of its functions, multi-scale
+its makers ship as no wheel for today's Python and torch (the fork onedl-mmcv does, from 2.3.0 on, which mmseg 1.2.2 and
+mmdet 3.3.0 refuse). Mask2Former needs exactly one of its functions, multi-scale
 deformable attention, and mmcv itself carries that one in PyTorch too (`multi_scale_deformable_attn_pytorch`,
 Deformable DETR, arXiv 2010.04159, section 4.1).
 

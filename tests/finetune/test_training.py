@@ -17,12 +17,13 @@ import torch
 from click.testing import CliRunner
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
+from mmseg.registry import DATASETS
 from PIL import Image
 
-from m2f_helpers import checkpoints, config, config_files
+from m2f_helpers import checkpoints, config, config_files, files
 from m2f_helpers.cli import main
 from m2f_helpers.data.scenes.dataset import make_scenes
-from m2f_helpers.finetune import batches, runner, training
+from m2f_helpers.finetune import runner, training
 from m2f_helpers.finetune.runner import StepHook
 from m2f_helpers.palette import own_palette, palette_of, write_classes
 from tests.conftest import ROOT
@@ -140,6 +141,19 @@ def test_a_second_run_goes_to_a_sub_folder_and_says_so(tiny, tmp_path, capsys):
     assert old.checkpoint.read_bytes() == kept
 
 
+def test_two_runs_in_one_folder_at_once(tiny, tmp_path):
+    with files.locked(tmp_path), pytest.raises(ValueError, match=f"is in use by process {os.getpid()}"):
+        training.train(config.set_schedule(tiny, 1), tmp_path, device="cpu", progress=False)
+
+
+def test_output_inside_the_data_is_refused(tiny, data):
+    before = sorted(data.rglob("*"))
+    for folder in (data / "run", data.parent):
+        with pytest.raises(ValueError, match="must not contain each other: choose another output folder"):
+            training.train(tiny, folder, device="cpu", progress=False)
+    assert sorted(data.rglob("*")) == before
+
+
 def test_bad_start_weights_leave_an_earlier_run_alone(tiny, tmp_path):
     old = training.train(config.set_schedule(tiny, 1), tmp_path / "run", device="cpu", progress=False)
     (tmp_path / "bad.pth").write_bytes(b"<html>please log in</html>")
@@ -202,8 +216,8 @@ def test_the_classes_of_a_folder_travel_to_the_checkpoint(run, tmp_path, monkeyp
     assert init_model(cfg, str(tmp_path / "run" / "iter_2.pth"), device="cpu").dataset_meta["classes"] == tuple(
         palette.names
     )
-    labels = batches.first_batch(cfg, config.build_model(cfg)).label_maps
-    assert set(np.unique(labels)) == {0, 1, 2, 255}
+    label_map = DATASETS.build(cfg.val_dataloader.dataset)[0]["data_samples"].gt_sem_seg.data
+    assert set(np.unique(label_map)) == {0, 1, 2, 255}
 
 
 # --- stop, go on -------------------------------------------------------------------------------------------------
@@ -253,16 +267,16 @@ def test_resume_with_more_steps_plans_the_rate_anew(tiny, tmp_path, capsys):
     assert "planned for 4 steps, now for 8: the learning rate is planned anew from step 4" in capsys.readouterr().out
 
 
-def test_resume_with_other_settings_is_refused_or_confirmed(tiny, tmp_path, data):
+def test_resume_with_other_settings_is_refused_or_confirmed(tiny, tmp_path):
     first = training.train(config.set_schedule(tiny, 3), tmp_path, device="cpu", progress=False)
     options = dict(device="cpu", resume=True, progress=False)
-    other_data = make_scenes(tmp_path / "other", 4, 2, "day", size=[96, 96])
+    other_data = make_scenes(tmp_path.parent / f"{tmp_path.name}_other", 4, 2, "day", size=[96, 96])
     longer = config.set_schedule(tiny, 4)
     for edited, words in (
         (config.set_crop(longer, [96, 64]), "crop 64 x 64 -> 96 x 64"),
         (config.set_batch(longer, 3), "batch size 2 -> 3"),
         (config.set_batch(longer, 2, 1e-5), "learning rate 0.001 -> 1e-05"),
-        (config.set_data(longer, other_data), "data .*data -> .*other"),
+        (config.set_data(longer, other_data), "data .*data -> .*_other"),
         (config.set_classes(longer, [f"class {i}" for i in range(151)]), "another model .*other classes"),
         (config.set_schedule(tiny, 2), "has done 3 steps already, more than 2"),
     ):
@@ -299,9 +313,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(tiny, tmp_path, m
     every = every_step(config.set_schedule(tiny, 3))
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(
-            OSError, match=r"iter_2.pth could not be written \(No space left.*step 1 is saved, --resume"
-        ):
+        with pytest.raises(OSError, match=r"iter_2.pth: the disk is full: .*; step 1 is saved, --resume"):
             training.train(every, tmp_path, device="cpu", progress=False)
     assert sorted(p.name for p in tmp_path.glob(".*part")) == []
     assert len(training.train(every, tmp_path, device="cpu", resume=True, progress=False).history) == 3

@@ -234,8 +234,10 @@ def _read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals(_allowed()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)|refused ([^\n]+)|Unsupported (?:global|class|operand)[^\n]*", str(error))
-        what = next((group for group in (wanted.groups() if wanted else ()) if group), str(error).split("\n")[0][:120])
+        text = str(error)
+        patterns = (r"GLOBAL ([\w.]+)", r"refused ([^\n]+)", r"(Unsupported (?:global|class|operand)[^\n]*)")
+        found = next((match for pattern in patterns if (match := re.search(pattern, text))), None)
+        what = found[1] if found else text.split("\n")[0][:120]
         if what.startswith(("ultralytics.", "models.yolo")):
             raise ValueError(f"{path} is a YOLO model of Ultralytics ({what}), not a Mask2Former's weights") from None
         raise ValueError(

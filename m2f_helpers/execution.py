@@ -23,6 +23,8 @@ from m2f_helpers.records import read_records
 from m2f_helpers.resources import resource
 
 OPTIONAL_FROM = "06"
+_OWN_DATA = "06_own_data"  # takes data in any form that `m2f convert` reads
+_ADE20K_ONLY = "02_resize_ade20k"
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,9 @@ def run_notebooks(
     notebooks = find_notebooks(wanted)
     extra = dict(parameters or {})
     check_parameters(notebooks, extra)
-    _check_inputs(profile, data)
+    _check_inputs(profile)
+    if data is not None:
+        _check_data(data, notebooks)
     out = _writable_folder(out)
     common = {"PROFILE": profile, "DATA_DIR": str(data.resolve()) if data else "", "OUT_DIR": str(out)}
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a debugger's start-up warning in every kernel
@@ -220,20 +224,30 @@ def copy_notebooks(folder: Path) -> list[str]:
     return [target.stem for _, target in new if target.suffix == ".ipynb"]
 
 
-def _check_inputs(profile: str, data: Path | None) -> None:
+def _check_inputs(profile: str) -> None:
     from m2f_helpers.palette import load_palette
     from m2f_helpers.profiles import get_profile
 
     get_profile(profile)
     load_palette()
-    if data is not None:
-        _check_pairs(data)
 
 
-def _check_pairs(data: Path) -> None:
-    from m2f_helpers.data.layout import read_data
+def _check_data(data: Path, notebooks: Iterable[str]) -> None:
+    """Say what the folder holds; refuse one that a chosen notebook cannot work with."""
+    from m2f_helpers.data.formats.detection import detect
+    from m2f_helpers.data.layout import is_root, read_data
+    from m2f_helpers.palette import ade20k_palette
 
-    print(f"data: {read_data(data).need()}")
+    if list(notebooks) == [_OWN_DATA] and not is_root(data):
+        print(f"data: {data}, {': '.join(detect(data))}")
+        return
+    found = read_data(data).need()
+    if _ADE20K_ONLY in notebooks and found.classes.names != ade20k_palette().names:
+        raise ValueError(
+            f"{data} has classes of its own ({', '.join(found.classes.names[:3])}, ...) and notebook 02 is about "
+            f"ADE20K's numbers: m2f run 04 05 06 --data {data}"
+        )
+    print(f"data: {found}")
 
 
 def _writable_folder(out: Path) -> Path:

@@ -29,7 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group the tests by the shared fixture they use, else by file, and put the groups that take longest first."""
 
     def group(item: pytest.Item) -> str:
-        return next((name for name in SHARED if name in item.fixturenames), str(item.path))
+        names = {*item.fixturenames, *(["tutorial"] if "runs" in item.fixturenames else [])}  # built from it
+        return next((name for name in SHARED if name in names), str(item.path))
 
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
@@ -72,7 +73,7 @@ def run_all(out: Path, data: Path | None = None, wanted: tuple[str, ...] = ()) -
 def tutorial(tmp_path_factory) -> dict[str, execution.NotebookRun]:
     """All five notebooks, executed once, as `make tutorial` does, and then the optional ones in the same folder."""
     out = tmp_path_factory.mktemp("tutorial")
-    return run_all(out) | run_all(out, wanted=("07",))
+    return run_all(out) | run_all(out, wanted=("06", "07"))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 
 from m2f_helpers import execution
 from m2f_helpers.cli import main
+from m2f_helpers.data.convert import convert
+from tests.data import exports
 
 FIVE = ["01_install", "02_resize_ade20k", "03_architecture", "04_finetune", "05_inference"]
 
@@ -147,6 +149,16 @@ def test_picture_without_label_map(small, ade20k_sample):
     assert not (small / "out").exists()
 
 
+def test_own_classes_and_other_forms_go_where_they_can(tmp_path, capsys):
+    exports.camvid(tmp_path / "raw", 6)
+    execution._check_data(tmp_path / "raw", ["06_own_data"])
+    assert "raw, colors: 6 of 6 masks looked at hold colours" in capsys.readouterr().out
+    own = convert(tmp_path / "raw", tmp_path / "own", progress=False).root
+    execution._check_data(own, ["04_finetune", "05_inference"])
+    with pytest.raises(ValueError, match=r"classes of its own \(Straße, nass, .* m2f run 04 05 06 --data"):
+        execution._check_data(own, ["01_install", "02_resize_ade20k"])
+
+
 def test_broken_palette_file_stops_the_run(small, monkeypatch):
     from m2f_helpers import palette
 
@@ -193,5 +205,5 @@ def test_lab_starts_where_the_copies_are_and_as_root_too(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0, raising=False)
     monkeypatch.setattr(subprocess, "call", lambda command, cwd: calls.append((command[1:], cwd)) or 0)
     done = CliRunner().invoke(main, ["lab", str(tmp_path / "work"), "--port", "9000"])
-    assert done.exit_code == 0 and f"{len(FIVE)} notebooks copied to" in done.output
+    assert done.exit_code == 0 and f"{len(execution.list_notebooks())} notebooks copied to" in done.output
     assert calls == [(["-m", "jupyterlab", "--allow-root", "--port", "9000"], tmp_path / "work")]

@@ -9,13 +9,14 @@ from m2f_helpers.classroom.cells import read_exercises, verdicts
 from tests.conftest import NOTEBOOKS, check_executed
 
 NAMES = ["01_install", "02_resize_ade20k", "03_architecture", "04_finetune", "05_inference"]
-OPTIONAL = ["07_from_scratch"]
+OPTIONAL = ["06_own_data", "07_from_scratch"]
 SECONDS = {  # limits for a busy machine; a notebook that hangs is what they are for
     "01_install": 240,
     "02_resize_ade20k": 240,
     "03_architecture": 480,
     "04_finetune": 900,
     "05_inference": 480,
+    "06_own_data": 900,
     "07_from_scratch": 900,
 }
 
@@ -41,6 +42,7 @@ def test_01_install(tutorial):
     assert records["wrong"] == 0
     assert records["stand_in_difference"] <= 1e-5
     assert records["answers"] == 10
+    assert records["likeness_first"] < 0.1 and records["likeness_last"] > 0.9
 
 
 def test_02_resize(tutorial):
@@ -48,6 +50,8 @@ def test_02_resize(tutorial):
     assert records["pairs_written"] == 64
     assert records["invented_ids_nearest"] == 0 < records["invented_ids_bilinear"]
     assert records["classes_present"] >= 20
+    assert records["thin_overlap_at_16"] < 0.5
+    assert 0.07 < records["share_of_rarest_100"] < 0.08
 
 
 def test_03_architecture(tutorial):
@@ -67,6 +71,8 @@ def test_04_finetune(tutorial):
     assert records["loss_seen"] == pytest.approx(records["loss_predicted"], rel=0.25)
     assert records["silent_edits_found"] == 8
     assert records["same_weights_in_mmseg"] is True
+    assert records["ignored_loss_times"] > 2
+    assert max(records["miou_from_random"], records["miou_rate_x_10"]) < 0.1
 
 
 def test_05_inference(tutorial):
@@ -75,12 +81,24 @@ def test_05_inference(tutorial):
     assert records["miou"] >= 0.80
     assert 1 <= records["queries_used"] <= 20
     assert records["figures"] >= 8
+    assert records["forgotten"] > 2  # points of mIoU on day scenes
+    assert records["person_share_of_photograph"] < 0.1
 
 
 def test_04_and_05_speak_of_the_same_model(tutorial):
     """05 evaluates what 04 trained, on the same pictures."""
     after = tutorial["04_finetune"].records["miou_after"]
     assert tutorial["05_inference"].records["miou"] == pytest.approx(after, abs=1e-4)
+
+
+def test_06_finds_the_faults_and_speaks_its_own_classes(tutorial):
+    records = tutorial["06_own_data"].records
+    assert records["faults_found"] == 4, "numbering, a turned label, two misspelt names"
+    assert records["classes"] == 9
+    assert records["miou_own"] >= 0.70
+    assert records["parameters_that_learn_frozen"] < 0.6 * records["parameters_that_learn"]
+    shares = [int(images) for images in records["curve"]]
+    assert len(shares) == 3 and shares[2] == pytest.approx(4 * shares[0], abs=2)
 
 
 def test_07_parts_change_nothing_and_losses_are_the_librarys(tutorial):

@@ -7,6 +7,7 @@ longer allows one of those versions means that nothing can be installed there an
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from m2f_helpers.install import release
 from tests.conftest import ROOT
 
 if sys.version_info >= (3, 11):
@@ -25,6 +28,18 @@ else:
     import tomli as tomllib
 
 PYTHON = {"colab": "3.13", "kaggle": "3.12"}
+LIVE = [
+    "ipython",
+    "ipykernel",
+    "ipywidgets",
+    "jupyter-client",
+    "traitlets",
+    "tornado",
+    "nbclient",
+    "nbconvert",
+    "mistune",
+]
+LIVE += ["numpy", "pandas", "matplotlib", "pillow", "psutil"]  # what a kernel there has loaded, or draws with
 
 
 def canonical(name: str) -> str:
@@ -83,7 +98,7 @@ def resolve(runtime: str, wheel: Path, folder: Path) -> dict[str, str]:
     return {canonical(entry["metadata"]["name"]): entry["metadata"]["version"] for entry in report}
 
 
-@pytest.mark.slow
+@pytest.mark.online
 @pytest.mark.parametrize("runtime", PYTHON)
 def test_pip_finds_a_set_of_versions_that_changes_nothing(runtime, wheel, tmp_path):
     installed = pins(runtime)
@@ -93,3 +108,27 @@ def test_pip_finds_a_set_of_versions_that_changes_nothing(runtime, wheel, tmp_pa
     print(f"{runtime}: {len(chosen) - len(new)} kept, {len(new)} new: {', '.join(new)}")
     assert changed == {}
     assert {"m2f-helpers", "mmcv-lite", "mmdet", "mmengine", "mmsegmentation"} <= set(new) and len(new) <= 20
+
+
+@pytest.mark.online
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("runtime", PYTHON)
+def test_notebooks_run_with_what_the_runtime_has(runtime, wheel, tmp_path):
+    """Install by the first cell of the notebooks into an environment like the runtime's, and run notebooks there."""
+    installed = pins(runtime)
+    python = tmp_path / "venv" / "bin" / "python"
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"M2F_SOURCE": str(wheel)}
+
+    def call(*words: str) -> str:
+        done = subprocess.run([python, *words], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=3000)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        return done.stdout
+
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    like = [f"{name}=={installed[name]}" for name in LIVE]
+    call("-m", "pip", "install", "--quiet", "setuptools", f"torch=={torch.__version__.split('+')[0]}", *like)
+    before = set(call("-m", "pip", "list", "--format=freeze").splitlines())
+    call("-c", release.first_cell(""))
+    assert before <= set(call("-m", "pip", "list", "--format=freeze").splitlines()), "something was replaced"
+    print(call("-m", "m2f_helpers", "run", "1", "2", "3", "5", "--out", "runs"))
+    assert len(list((tmp_path / "runs").glob("*.html"))) == 4

@@ -23,6 +23,7 @@ from m2f_helpers.palette import CLASSES_FILE, UNKNOWN, Palette, ade20k_palette
 
 _NEAR = 24  # of 256 bits in which near-duplicates differ at most; drawn scenes differ in 57 and more
 _COUNTED = {"id-out-of-range", "id-equals-num-classes"}  # errors of label maps whose ids count all the same
+SURELY_TURNED = 1.5  # times as strong along the label's borders: edges of the image as stored and as seen
 _FEW = 5  # below so many label maps nothing is concluded from what is missing
 
 
@@ -219,36 +220,44 @@ def _left_out(seen: _Seen) -> Iterator[LabelProblem]:
 
 def _never_turned(pairs: list[Pair]) -> Iterator[LabelProblem]:
     """Masks drawn on what the sensor saw, beside images that EXIF turns without changing their shape."""
-    scores, turned = [], []
+    scores = {}
     for pair in pairs:
         try:
-            score = _turn_score(pair)
+            if fits := turn_scores(pair.image, read_label(pair.label.read_bytes())):
+                scores[pair.label] = fits
         except (OSError, ValueError, SyntaxError, cv2.error, Image.DecompressionBombError):
-            continue
-        if score is not None:
-            scores.append(score)
-            turned.append(pair.label)
-    if scores and np.mean([raw > seen for seen, raw in scores]) > 0.5:
-        seen, raw = np.mean(scores, axis=0)
-        if raw > 1.2 * seen:
-            text = (
-                f"EXIF turns the image, but this mask fits it better unturned; so do {len(scores)} in all: turn the "
-                "masks likewise, or save the images without EXIF"
-            )
-            yield LabelProblem(turned[0], "never-turned", text)
+            continue  # `check_pair` has named it
+    sure = [label for label, (seen, stored) in scores.items() if stored > SURELY_TURNED * seen]
+    mean = np.mean([*scores.values()], axis=0) if scores else (1, 0)
+    if np.mean([stored > seen for seen, stored in scores.values()] or 0) > 0.5 and mean[1] > 1.2 * mean[0]:
+        sure = [*scores]  # none may be clear by itself, and all together are
+    if sure:
+        more = f"; so do {len(sure)} in all" if len(sure) > 1 else ""
+        text = (
+            f"EXIF turns the image, but this mask fits it better unturned{more}: turn the masks likewise, or save the "
+            "images without EXIF"
+        )
+        yield LabelProblem(sure[0], "never-turned", text)
 
 
-def _turn_score(pair: Pair) -> tuple[float, float] | None:
-    """How strong the image's edges are along the mask's borders, as seen and as stored; None if EXIF turns nothing."""
-    with Image.open(pair.image) as opened:
+def turn_scores(path: Path, label_map: np.ndarray) -> tuple[float, float] | None:
+    """How well a label map fits an image that EXIF turns: as people see the image, and as it is stored.
+
+    Args:
+        path: the image file.
+        label_map: any ids `(H, W)` uint8.
+
+    Returns: the strength of the image's edges along the label's borders, in parts of its mean, both ways; None if EXIF
+        turns nothing, or if the sizes tell already.
+    """
+    with Image.open(path) as opened:
         if opened.getexif().get(274, 1) == 1:
             return None
+        if opened.width != opened.height and opened.getexif()[274] > 4:
+            return None  # a quarter turn: `check_sizes` compares the sizes
         opened.draft("L", (256, 256))
         stored = opened.convert("L")
         seen = ImageOps.exif_transpose(opened).convert("L")
-    if stored.width * seen.width != stored.height * seen.height and stored.size != seen.size:
-        return None  # the shapes differ, and `check_sizes` compares them
-    label_map = read_label(pair.label.read_bytes())
     label_map = cv2.resize(label_map, (256, 256), interpolation=cv2.INTER_NEAREST_EXACT)
     border = cv2.morphologyEx(label_map, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     return _edges_at(seen, border), _edges_at(stored, border)

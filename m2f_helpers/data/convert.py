@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from m2f_helpers import files
+from m2f_helpers.data.checks import SURELY_TURNED, turn_scores
 from m2f_helpers.data.formats.detection import open_source
 from m2f_helpers.data.formats.mapping import Mapped, map_categories
 from m2f_helpers.data.formats.source import UNLABELLED, Item, Source, some
 from m2f_helpers.data.formats.tables import Table, class_table
 from m2f_helpers.data.splits import choose_validation, group_keys
-from m2f_helpers.images import read_image
+from m2f_helpers.images import dropped, read_image
 from m2f_helpers.palette import CLASSES_FILE, IGNORE, write_classes
 
 REPORT = "convert.json"
@@ -279,7 +281,8 @@ def _convert_item(item: Item, source: Source, mapped: Mapped, stage: Path) -> di
     files.write(stage / "images" / f"{item.name}{image.suffix}", image.data)
     files.write(stage / "labels" / f"{item.name}.png", cv2.imencode(".png", label_map)[1])
     record = {"key": item.key, "name": item.name, "suffix": image.suffix, "lost": image.lost, "turned": turned}
-    record |= {"unlabelled": int((ids == UNLABELLED).sum())}
+    fits = turn_scores(item.image, label_map) if image.turn in _TURNS and not turned else None
+    record |= {"unlabelled": int((ids == UNLABELLED).sum()), "askew": bool(fits and fits[1] > SURELY_TURNED * fits[0])}
     return record | {"pixels": {str(v): int(n) for v, n in zip(values, pixels, strict=True)}}
 
 
@@ -292,19 +295,17 @@ class _Image:
     size: tuple[int, int]
     raw: tuple[int, int]
     turn: int
-    lost: str
+    lost: list[str]
 
 
 def _take_image(path: Path) -> _Image:
     """Reads an image, whole, so that a damaged one is noticed, and copies the file where nothing has to change."""
-    image = read_image(path)
+    image, lost = read_image(path), dropped(path)
     data = path.read_bytes()
     with Image.open(io.BytesIO(data)) as header:
         turn = header.getexif().get(274, 1)
         raw = (header.height, header.width)
         jpeg = header.format in ("JPEG", "MPO")
-        bits = 8 if jpeg or header.format != "PNG" else data[24]
-        lost = _lost(header, bits)
         plain = (jpeg or header.format == "PNG") and header.mode in ("RGB", "L") and turn not in _TURNS and not lost
     suffix = ".jpg" if jpeg else ".png"
     if not plain:
@@ -314,15 +315,6 @@ def _take_image(path: Path) -> _Image:
         )
         data = buffer.getvalue()
     return _Image(suffix, data, image.shape[:2], raw, turn, lost)
-
-
-def _lost(header: Image.Image, bits: int) -> str:
-    """What reading an image as RGB of 8 bits leaves out, in words; "" for nothing."""
-    if getattr(header, "n_frames", 1) > 1 and header.format != "MPO":
-        return "all frames but the first"
-    if header.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in header.info:
-        return "transparency"
-    return "bits beyond 8" if bits > 8 or header.mode.startswith("I") else ""
 
 
 def _fit(ids: np.ndarray, image: _Image, item: Item) -> tuple[np.ndarray, bool]:
@@ -370,19 +362,18 @@ def _report(dst: Path, source: Source, mapped: Mapped, records: list[dict], spli
     used = Counter(splits[record["key"]] for record in records if _useful(record))
     if lacking := [split for split in _PARTS if not used[split]]:
         raise ValueError(f"no image with a label is left for {lacking[0]}: give --val to part the images anew")
-    notes = [*source.notes, *_notes(records, mapped), *_one_sided(classes)]
+    notes = [*source.notes, *_notes(records, mapped), *_misspelt(classes), *_one_sided(classes)]
     return Conversion(dst, source.format, source.why, {split: used[split] for split in _PARTS}, classes, notes)
 
 
 def _notes(records: list[dict], mapped: Mapped) -> Iterator[str]:
-    for lost, number in Counter(record["lost"] for record in records if record["lost"]).items():
-        yield (
-            f"{number} images had {lost}, which is dropped"
-            if lost != "all frames but the first"
-            else (f"{number} images had several frames: the first was taken")
-        )
+    for lost in sorted({sentence for record in records for sentence in record["lost"]}):
+        keys = [record["key"] for record in records if lost in record["lost"]]
+        yield f"{some(keys)}: {lost}"
     if turned := [record["key"] for record in records if record["turned"]]:
         yield f"{len(turned)} labels lay as the sensor does and were turned with their image: {some(turned)}"
+    if askew := [record["key"] for record in records if record["askew"]]:
+        yield f"EXIF turns {some(askew)}, but the label fits better unturned: turn it likewise, or save without EXIF"
     total = sum(sum(record["pixels"].values()) for record in records)
     rest = sum(record["unlabelled"] for record in records) / total
     if rest > 0.01 and mapped.table.get(UNLABELLED) == IGNORE:
@@ -392,6 +383,18 @@ def _notes(records: list[dict], mapped: Mapped) -> Iterator[str]:
         )
     if empty := [record["key"] for record in records if not _useful(record)]:
         yield f"{len(empty)} images with nothing but ignored pixels are left out: {some(empty)}"
+
+
+def _misspelt(classes: dict[str, dict]) -> Iterator[str]:
+    """Rare classes whose names look like that of a class in at least five times as many images."""
+    images = {name: sum(found[split] for split in _PARTS) for name, found in classes.items()}
+    for name, number in images.items():
+        common = [other for other in images if images[other] >= 5 * max(number, 1)]
+        for other in get_close_matches(name, common, n=1, cutoff=0.75):
+            yield (
+                f"{name!r} ({number} images) looks like {other!r} ({images[other]}): if they are one class, --map "
+                f'"{name}={other}"'
+            )
 
 
 def _one_sided(classes: dict[str, dict]) -> Iterator[str]:

@@ -215,7 +215,7 @@ def _open_archive(path: Path):
 
 
 def _archive_pairs(archive: zipfile.ZipFile, path: Path, counts: dict[str, int]) -> dict[str, list[tuple[str, str]]]:
-    """Members (picture, label map) per split, after every name was found harmless and the numbers right."""
+    """Members (image, label map) per split, after every name was found harmless and the numbers right."""
     names = set()
     for member in archive.infolist():
         parts = PurePosixPath(member.filename.replace("\\", "/"))

@@ -120,15 +120,15 @@ def _check_container(data: bytes) -> None:
 
 def _decode_palette(data: bytes) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.array(picture)
+        with Image.open(io.BytesIO(data)) as opened:
+            return np.array(opened)
     except (OSError, SyntaxError, ValueError) as error:
         raise LabelError("unreadable", f"is a damaged PNG ({error}): copy or download it again") from None
 
 
 def _explain_rgb(data: bytes) -> str:
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if picture is not None and (picture == picture[..., :1]).all():
+    colors = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if colors is not None and (colors == colors[..., :1]).all():
         return "has three equal channels: save one of them as 8-bit grey PNG"
     return "holds colours instead of ids: `m2f convert DATA NEW --from colors` turns them into ids"
 
@@ -201,7 +201,7 @@ def _seams(label_map: np.ndarray, counts: dict[int, int]) -> set[int]:
 
 
 def check_sizes(label: Path, label_size: Iterable[int], image_size: Iterable[int]) -> list[LabelProblem]:
-    """Compare sizes `(H, W)` of a label map and of its picture as a person sees it."""
+    """Compare sizes `(H, W)` of a label map and of its image as a person sees it."""
     height, width = label_size
     image_height, image_width = image_size
     if (height, width) == (image_height, image_width):
@@ -219,8 +219,8 @@ def check_sizes(label: Path, label_size: Iterable[int], image_size: Iterable[int
 
 
 def seen_size(image: Path) -> tuple[int, int]:
-    """`(H, W)` of a picture file after its EXIF orientation, read from the header alone."""
-    with Image.open(image) as picture:
-        width, height = picture.size
-        turned = picture.getexif().get(274, 1) in (5, 6, 7, 8)
+    """`(H, W)` of an image file after its EXIF orientation, read from the header alone."""
+    with Image.open(image) as opened:
+        width, height = opened.size
+        turned = opened.getexif().get(274, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)

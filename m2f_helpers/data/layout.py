@@ -154,17 +154,17 @@ def _unread(folder: Path, names: list[str | None]) -> Iterator[LabelProblem]:
 
 def match(images: Path, labels: Path) -> tuple[list[Pair], list[LabelProblem]]:
     """The pairs of two folders by name, and the files that make none."""
-    pictures, problems = _by_name(images, SUFFIXES)
-    label_maps, more = _by_name(labels, LABEL_SUFFIXES)
+    image_files, problems = _by_name(images, SUFFIXES)
+    label_files, more = _by_name(labels, LABEL_SUFFIXES)
     problems += more
-    for name in sorted(pictures.keys() - label_maps.keys()):
+    for name in sorted(image_files.keys() - label_files.keys()):
         text = f"has no label map {labels.parent.name}/{labels.name}/{name}.png: add it, or remove the image"
-        problems.append(LabelProblem(pictures[name], "no-label", text))
-    for name in sorted(label_maps.keys() - pictures.keys()):
+        problems.append(LabelProblem(image_files[name], "no-label", text))
+    for name in sorted(label_files.keys() - image_files.keys()):
         text = f"has no image {images.parent.name}/{images.name}/{name}.jpg: add it, or remove the label map"
-        problems.append(LabelProblem(label_maps[name], "no-image", text))
-    both = sorted(pictures.keys() & label_maps.keys())
-    return [Pair(name, pictures[name], label_maps[name]) for name in both], problems
+        problems.append(LabelProblem(label_files[name], "no-image", text))
+    both = sorted(image_files.keys() & label_files.keys())
+    return [Pair(name, image_files[name], label_files[name]) for name in both], problems
 
 
 def _by_name(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[LabelProblem]]:

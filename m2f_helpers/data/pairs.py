@@ -64,7 +64,7 @@ class Job:
         return outputs(self.dst, self.key)
 
     def source_stamp(self) -> list:
-        """Tells whether the source has changed: the picture's name and `files.stamp` of both; empty if one is gone."""
+        """Tells whether the source has changed: the image's name and `files.stamp` of both; empty if one is gone."""
         try:
             return [self.image.name, *files.stamp(self.image), *files.stamp(self.label)]
         except OSError:

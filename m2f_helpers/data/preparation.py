@@ -96,7 +96,7 @@ def prepare(
 
     Args:
         src: data set that `layout.read_data` can read.
-        dst: folder for the result, in ADE20K's layout, every picture as .jpg and every label map as .png.
+        dst: folder for the result, in ADE20K's layout, every image as .jpg and every label map as .png.
         size: `[H, W]` in pixels.
         mode: `"stretch"`, `"crop"` or `"pad"`, see `place`.
         workers: processes; None takes one per core, or works in this process if there is little to do. A script that
@@ -266,7 +266,7 @@ class ClassCount:
     id: int
     name: str
     pixels: int
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ class PrepareReport:
         """The classes as a pandas DataFrame, most pixels first."""
         import pandas as pd
 
-        columns = ["id", "name", "pixels", "pictures"]
+        columns = ["id", "name", "pixels", "images"]
         rows = [[getattr(entry, column) for column in columns] for entry in self.classes]
         return pd.DataFrame(rows, columns=columns).sort_values("pixels", ascending=False, ignore_index=True)
 
@@ -329,7 +329,7 @@ class PrepareReport:
         ]
         lines += [f"vanished from {key}: {', '.join(names)}" for key, names in list(self.vanished.items())[:5]]
         if len(self.vanished) > 5:
-            lines.append(f"... and from {len(self.vanished) - 5} more pictures")
+            lines.append(f"... and from {len(self.vanished) - 5} more images")
         lines += [f"warning: {file} {text}" for file, _, text in self.warnings[:5]]
         lines += [f"failed: {file} {text}" for file, _, text in self.failed[:20]]
         if len(self.failed) > 20:
@@ -339,18 +339,18 @@ class PrepareReport:
 
 def _report(dst, settings, lines, failures, kept, workers, seconds) -> PrepareReport:
     pixels: dict[int, int] = defaultdict(int)
-    pictures: dict[int, int] = defaultdict(int)
+    images: dict[int, int] = defaultdict(int)
     vanished, warnings = {}, []
     for key in sorted(lines):
         record = json.loads(lines[key])
         after = {int(i): n for i, n in record["after"].items()}
         for i, count in after.items():
             pixels[i] += count
-            pictures[i] += 1
+            images[i] += 1
         if gone := [i for i in record["before"] if i not in after]:
             vanished[key] = [_name(i, settings.classes) for i in gone]
         warnings += record.get("warnings", [])
-    classes = [ClassCount(i, _name(i, settings.classes), pixels[i], pictures[i]) for i in sorted(pixels)]
+    classes = [ClassCount(i, _name(i, settings.classes), pixels[i], images[i]) for i in sorted(pixels)]
     failed = [problem for key in sorted(failures) for problem in failures[key]]
     written = len(lines) - kept
     return PrepareReport(dst, settings, len(lines), written, failed, warnings, classes, vanished, workers, seconds)

@@ -1,6 +1,6 @@
-"""Brings one picture and its label map to another size without damage to the labels. Built in notebook 02.
+"""Brings one image and its label map to another size without damage to the labels. Built in notebook 02.
 
-Pictures go through a filter that averages (no aliasing), label maps always take the nearest pixel, because an average
+Images go through a filter that averages (no aliasing), label maps always take the nearest pixel, because an average
 of two class ids is a third class. `preparation.prepare` does it for a whole data set.
 """
 
@@ -53,7 +53,7 @@ def place(source_size: Sequence[int], size: Sequence[int], mode: str = "stretch"
 
 
 def resize_image(image: np.ndarray, size: Sequence[int], mode: str = "stretch") -> np.ndarray:
-    """Resize a picture: pixels are averaged where it shrinks, interpolated where it grows.
+    """Resize a image: pixels are averaged where it shrinks, interpolated where it grows.
 
     Args:
         image: RGB (or BGR) `(H, W, 3)` uint8.
@@ -71,7 +71,7 @@ def resize_label_map(label_map: np.ndarray, size: Sequence[int], mode: str = "st
     Args:
         label_map: ids, `(H, W)` uint8.
         size: `[H, W]` wanted.
-        mode: as in `place`; the picture and its label map must use the same.
+        mode: as in `place`; the image and its label map must use the same.
         fill: id for padding, 0 = other on disk, or 255 = ignore.
 
     Returns: new `(*size)` uint8 array; all its ids occur in the source, or are `fill` with mode `"pad"`.
@@ -88,7 +88,7 @@ def place_label_map(label_map: np.ndarray, plan: Placement, fill: int) -> np.nda
 
 
 def place_image(image: np.ndarray, plan: Placement, color: Sequence[int]) -> np.ndarray:
-    """`resize_image` with a plan that is made already; `color` fills the padding, in the picture's channel order."""
+    """`resize_image` with a plan that is made already; `color` fills the padding, in the image's channel order."""
     top, left, height, width = plan.source
     part = image[top : top + height, left : left + width]
     new_h, new_w = plan.target[2:]

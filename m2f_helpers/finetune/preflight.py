@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def problems(source: Source, device: str = "cpu") -> list[str]:
     """All faults of a config and its data, one sentence each; an empty list if there is none."""
     cfg = as_config(source)
     found = [edit.text for edit in silent_edits(cfg)]
-    for look in (_classes, _pipelines, _schedule, _optimizer, _loaders, _weights):
+    for look in (_classes, _pipelines, _schedule, _optimizer, _batch_norm, _loaders, _weights):
         found += look(cfg)
     data = list(_data(cfg))
     found += data
@@ -104,6 +105,17 @@ def _pipelines(cfg: Config) -> Iterator[str]:
         yield (
             f"crops of {list(crop)} pixels do not fit the data preprocessor's size {size and list(size)}; "
             "use set_crop(cfg, [H, W])"
+        )
+
+
+def _batch_norm(cfg: Config) -> Iterator[str]:
+    """At the backbone's last level, 32 times smaller than the crop, batch norm needs two values to compare."""
+    size, norm = cfg.model.data_preprocessor.get("size") or (64, 64), cfg.model.backbone.get("norm_cfg") or {}
+    values = cfg.train_dataloader.get("batch_size", 1) * ceil(size[0] / 32) * ceil(size[1] / 32)
+    if values == 1 and "BN" in norm.get("type", "") and norm.get("requires_grad", True):
+        yield (
+            f"one crop of {size[0]} x {size[1]} pixels leaves batch norm a single value; take a larger --crop or "
+            "--batch-size (Python: set_crop, set_batch)"
         )
 
 

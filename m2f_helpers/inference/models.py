@@ -15,7 +15,12 @@ from m2f_helpers.palette import Palette, own_palette, palette_of
 from m2f_helpers.profiles import get_profile
 
 
-def load(config: Any = None, checkpoint: str | Path | None = None, device: str | None = None) -> Any:
+def load(
+    config: Any = None,
+    checkpoint: str | Path | None = None,
+    device: str | None = None,
+    new_classes: bool = False,
+) -> Any:
     """Build a model for inference and fill it with a checkpoint's weights.
 
     Args:
@@ -24,15 +29,19 @@ def load(config: Any = None, checkpoint: str | Path | None = None, device: str |
         checkpoint: weights, read by `checkpoints.read_checkpoint`; None leaves the model as it was initialised, at
             random.
         device: `"cpu"`, `"cuda"`, ...; None takes a GPU if there is one.
+        new_classes: the config may have other classes than the checkpoint; the class layer then stays at random, as it
+            is before fine-tuning.
 
     Returns: mmseg's segmentor in evaluation mode; `.cfg` holds the config, `.dataset_meta` the classes, which
         `palette.palette_of` reads: those that the checkpoint was trained on.
     Raises: FileNotFoundError or ValueError naming the file, and what was not in it: a half-filled model would guess.
     """
-    return _load(config, checkpoint, device, None)
+    return _load(config, checkpoint, device, None, new_classes)
 
 
-def _load(config: Any, checkpoint: str | Path | None, device: str | None, fallback: Any) -> Any:
+def _load(
+    config: Any, checkpoint: str | Path | None, device: str | None, fallback: Any, new_classes: bool = False
+) -> Any:
     """`load`; `fallback` is the config if neither the caller nor the checkpoint has one."""
     device = choose_device(device)
     content = {} if checkpoint is None else read_checkpoint(checkpoint)
@@ -42,7 +51,8 @@ def _load(config: Any, checkpoint: str | Path | None, device: str | None, fallba
     model = build_model(config, seed=None)
     if checkpoint is not None:
         report = load_state(model, content["state_dict"])
-        if report.missing or report.reshaped:
+        others = [name for name in report.reshaped if not (new_classes and ".cls_embed." in name)]
+        if report.missing or others:
             raise ValueError(f"{checkpoint} is of another model: {report.text}")
     model.cfg = config
     model.dataset_meta = _classes(content, config, model.decode_head.num_classes).meta

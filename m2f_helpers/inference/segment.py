@@ -31,7 +31,7 @@ import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compi
 from m2f_helpers.data.dataset import READERS
 from m2f_helpers.images import list_images, read_image
 from m2f_helpers.inference.lean import lean_model
-from m2f_helpers.inference.upsampling import upsample, upsampled_argmax, winning_scores
+from m2f_helpers.inference.upsampling import upsample, upsampled_argmax, winners
 from m2f_helpers.install.devices import free_memory
 from m2f_helpers.palette import Palette, ade20k_palette, palette_of
 from m2f_helpers.plotting import count_ids
@@ -253,15 +253,17 @@ def segment_array(
             f"{source}: the model's scores are not finite numbers, so its weights are damaged; load others"
         )
     geometry = _geometry(samples[0].metainfo, image.shape[:2])
+    last = class_logits[-1], mask_logits[-1]
+
+    def inner(maps: Tensor) -> Tensor:
+        return _where_room_is(geometry.inner(maps), geometry.image)
+
     if lean is None:
-        scores = class_scores(class_logits[-1], mask_logits[-1], geometry.padded)  # (1, K, *padded)
-        total, ids = scores.sum(1, keepdim=True), None
+        scores = inner(class_scores(*last, geometry.padded))  # (1, K, h, w)
+        label_map, best = upsampled_argmax(scores, geometry.image)  # both (H, W)
+        total, ids = upsample(scores.sum(1, keepdim=True), geometry.image)[0, 0], None  # (1, 1, h, w) -> (H, W)
     else:
-        scores, total, ids = winning_scores(class_logits[-1], mask_logits[-1], geometry.padded)
-    if scores.is_cuda and free_memory(str(scores.device)) < PIXEL_BYTES * geometry.image[0] * geometry.image[1]:
-        scores, total = scores.cpu(), total.cpu()  # a large image's own size has no room on the GPU
-    label_map, best = upsampled_argmax(geometry.inner(scores), geometry.image)  # (1, n, h, w) -> both (H, W)
-    total = upsample(geometry.inner(total), geometry.image)[0, 0]  # (1, 1, h, w) -> (H, W)
+        label_map, best, total, ids = winners(*last, geometry.padded, inner, geometry.image)  # three (H, W), and (n,)
     return Segmentation(
         image=image,
         label_map=_class_ids(label_map.cpu().numpy(), ids),
@@ -298,6 +300,13 @@ def need_memory(size: Sequence[int], inputs: Tensor, per_pixel: int, source: str
         f"{source} has {size[1]} x {size[0]} pixels and needs {needed / 1e9:.1f} GB, {where} has {free / 1e9:.1f} GB "
         "free: make the image smaller, or close other programs"
     )
+
+
+def _where_room_is(scores: Tensor, size: Sequence[int]) -> Tensor:
+    """The scores, moved to the CPU if a large image's own size has no room on the GPU."""
+    if scores.is_cuda and free_memory(str(scores.device)) < PIXEL_BYTES * size[0] * size[1]:
+        return scores.cpu()
+    return scores
 
 
 def _class_ids(places: np.ndarray, ids: Tensor | None) -> np.ndarray:

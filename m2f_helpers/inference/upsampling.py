@@ -11,6 +11,7 @@ from torch import Tensor
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
 
 WHOLE = 200_000_000  # up to so many scores at the image's own size (1.3 megapixels x 150) all are held, as in mmseg
+LIKELY = (0.02, 0.002, 0.0)  # probabilities from which on a class is taken for likely; 0 takes all
 
 
 def upsampled_argmax(scores: Tensor, size: Sequence[int], whole: int = WHOLE) -> tuple[Tensor, Tensor]:
@@ -41,38 +42,46 @@ def upsampled_argmax(scores: Tensor, size: Sequence[int], whole: int = WHOLE) ->
     return winner, best
 
 
-def winning_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """`class_scores` of the classes that can win somewhere, and the sum over all classes.
+def winners(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    padded: Sequence[int],
+    inner: Callable[[Tensor], Tensor],
+    size: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `class_scores` and `upsampled_argmax` give for all classes, from the few that can win.
+
+    A class that no query finds likely can hardly win. So only the likely ones are computed, and one score more: as if
+    all the others were one class that takes from each query the best that any of them has. None of them is ever above
+    that. If it stays below the winner at every pixel of the result, nothing was missed; else more classes are taken.
 
     Args:
         class_logits: `(1, Q, K + 1)`, the last column "no object".
-        mask_logits: `(1, Q, h, w)`, at a quarter of `size`.
-        size: `[H, W]`, the padded input.
+        mask_logits: `(1, Q, h / 4, w / 4)`.
+        padded: `[H, W]` of the network's input.
+        inner: takes the padding off maps `(1, n, *padded)`, and to where there is room for the result.
+        size: `[H, W]` of the result.
 
-    Returns: scores `(1, n, H, W)`, their sum over all K `(1, 1, H, W)`, and the n class ids, ascending.
+    Returns: places `(H, W)` uint8 among the ids, the winner's score `(H, W)`, the sum of all scores `(H, W)`, and the
+        ids of the classes looked at `(n,)`, ascending.
     """
     probabilities = class_logits.softmax(-1)[..., :-1]  # (1, Q, K)
-    ids = _possible_classes(probabilities[0], mask_logits[0])
-    votes = torch.cat((probabilities[..., ids], probabilities.sum(-1, keepdim=True)), -1)  # (1, Q, n + 1)
-    masks = upsample(mask_logits, size).sigmoid_()  # (1, Q, H, W), in place: the largest array there is
-    scores = torch.einsum("bqk,bqhw->bkhw", votes, masks)
-    return scores[:, :-1], scores[:, -1:], ids
-
-
-def _possible_classes(probabilities: Tensor, mask_logits: Tensor) -> Tensor:
-    """Ids, ascending, of the classes that could win after the masks `(Q, h, w)` are upsampled, from `(Q, K)`.
-
-    A pixel at four times the size lies between four of the masks' pixels, and resizing once more mixes two of its
-    neighbours: all that goes into one pixel of the result lies in a square of 3 x 3. In there a mask is at least its
-    smallest and at most its largest pixel, and so is every sum of masks. Squares of 4 x 4, two apart, hold them all.
-    """
-    if min(mask_logits.shape[1:]) < 4:
-        return torch.arange(probabilities.shape[1], device=probabilities.device)
-    masks = mask_logits.sigmoid()
-    most = F.max_pool2d(masks, 4, 2, ceil_mode=True).flatten(1)  # (Q, squares)
-    least = -F.max_pool2d(-masks, 4, 2, ceil_mode=True).flatten(1)
-    floor = (probabilities.T @ least).amax(0)  # (K, squares) -> (squares,): what the safest class has all over a square
-    return ((probabilities.T @ most) >= floor - 1e-5 * floor - 1e-7).any(1).nonzero()[:, 0]
+    total = probabilities.sum(-1, keepdim=True)
+    masks = upsample(mask_logits, padded).sigmoid_()  # (1, Q, *padded), in place: the largest array there is
+    for least in LIKELY:
+        likely = probabilities[0].amax(0) >= least  # (K,)
+        ids, rest = likely.nonzero()[:, 0], (probabilities * ~likely).amax(-1, keepdim=True)
+        votes = torch.cat((probabilities[..., ids], rest, total), -1)  # (1, Q, n + 2)
+        scores = inner(torch.einsum("bqk,bqhw->bkhw", votes, masks))
+        if not len(ids):
+            continue
+        places, best = upsampled_argmax(scores[:, :-2], size, WHOLE // 8)
+        if least == 0:
+            break
+        bound = upsample(scores[:, -2:-1], size)[0, 0].div_(best)  # (H, W): what the others could have, at most
+        if bool((bound < 1 - 1e-5).all()):  # rounding must not decide
+            break
+    return places, best, upsample(scores[:, -1:], size)[0, 0], ids
 
 
 def _possible_winners(scores: Tensor) -> Tensor:

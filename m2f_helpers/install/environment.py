@@ -59,6 +59,7 @@ OTHERS = [  # as in pyproject.toml, one to a line there
     "nbconvert",
     "beautifulsoup4",
     "latex2mathml",
+    "safetensors",
 ]
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 

@@ -1,4 +1,7 @@
-"""The versions built by hand in notebook 03, loaded from the notebook itself, against mmdet, mmcv, mmseg and torch."""
+"""The versions built by hand in notebook 03, loaded from the notebook itself, against mmdet, mmcv, mmseg and torch.
+
+Below, the captions: each cell that says what one sees fails on an example for which that is not so.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import ast
 import itertools
 import re
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import cv2
 import nbformat
 import pytest
 import torch
@@ -21,6 +25,12 @@ from mmdet.models.utils import get_uncertain_point_coords_with_randomness
 from mmengine.structures import InstanceData
 from mmseg.models.decode_heads import Mask2FormerHead
 
+from m2f_helpers import checkpoints, execution
+from m2f_helpers.architecture import diagrams
+from m2f_helpers.config import base_config
+from m2f_helpers.data.scenes.dataset import draw_scene
+from m2f_helpers.inference import figures, models
+from m2f_helpers.inference.segment import segment
 from m2f_helpers.install.mmcv_ops import pytorch_attention
 from tests.conftest import NOTEBOOKS
 
@@ -159,3 +169,49 @@ def test_every_function_of_the_notebook_is_tested_here(hand):
     defined = {node.name for node in tree if isinstance(node, ast.FunctionDef)}
     used = set(re.findall(r"\bhand\.(\w+)\(|\bhand\.(\w+)[,)]", source))
     assert defined == {name for pair in used for name in pair if name}
+
+
+# ------------------------------------------------------------------------------ captions hold, and only where they do
+
+
+@pytest.fixture(scope="module")
+def shown():
+    """The trained model's answer for the scene that the notebook draws, with its parameters."""
+    values = execution.read_parameters(PATH)
+    model = models.load(base_config("demo"), checkpoints.demo_weights(), device="cpu")
+    height, width = values["IMAGE_SIZE"]
+    image = cv2.resize(draw_scene(values["SCENE_SEED"]).image, (width, height), interpolation=cv2.INTER_AREA)
+    return {"trained": model, "image": image, "result": segment(model, image, layers=True)}
+
+
+def run_cell(identity: str, shown: dict, old: str = "", new: str = "") -> dict:
+    """Execute one cell of the notebook on what is shown, with one change; excerpts of source are left out."""
+    source = next(cell.source for cell in nbformat.read(PATH, as_version=4).cells if cell.id == identity)
+    assert old in source
+    nothing = SimpleNamespace(excerpt=lambda *_: None)
+    names = {"pages": nothing, "trace": None, "Mask2FormerHead": Mask2FormerHead, "display": lambda _: None}
+    names |= {"segment": segment, "diagrams": diagrams, "figures": figures} | shown
+    exec(source.replace(old, new, 1), names)
+    return names
+
+
+def test_the_thin_mask_really_vanishes_between_the_places_that_are_read(shown):
+    names = run_cell("threshold-figure", shown)
+    logits = shown["result"].layers[names["index"]].mask_logits[names["thin"]]
+    small = F.interpolate(logits[None, None], names["level"].shape, mode="bilinear")
+    assert (logits > 0).sum() == names["cells"] > 10 and not (small >= 0).any()
+
+
+def test_a_mask_that_stays_is_no_example(shown):
+    with pytest.raises(AssertionError, match="nothing vanished in this image"):
+        run_cell("threshold-figure", shown, "max(vanished)", "(9, 0, int((~result.layers[0].rescued).nonzero()[0]))")
+
+
+def test_the_query_of_the_story_starts_empty_and_finds_its_region(shown):
+    names = run_cell("anatomy-21", shown)
+    assert names["story"].score > 0.5 and names["allowed"][0] == 1.0 and max(names["allowed"][1:]) < 0.5
+
+
+def test_a_query_that_starts_with_a_mask_is_no_story(shown):
+    with pytest.raises(AssertionError, match="this query is no good example"):
+        run_cell("anatomy-21", shown, "if result.layers[0].rescued", "if not result.layers[0].rescued")

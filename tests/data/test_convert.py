@@ -14,6 +14,7 @@ from m2f_helpers.cli import main
 from m2f_helpers.data import convert as conversion
 from m2f_helpers.data.convert import convert
 from m2f_helpers.data.formats.mapping import parse_mapping
+from m2f_helpers.data.scenes.album import CATEGORIES, make_album
 from m2f_helpers.images import read_image
 from m2f_helpers.palette import read_classes
 from tests.data import exports
@@ -148,6 +149,15 @@ def test_names_beside_the_ids_count_by_line(tmp_path):
     assert np.array_equal(exports.read(tmp_path / "dst/annotations/training/train__p1.png"), FULL(1))
 
 
+def test_a_rare_name_that_looks_like_a_common_one_is_said(tmp_path):
+    notes = [
+        *conversion._misspelt({"road": {"training": 9, "validation": 1}, "raod": {"training": 2, "validation": 0}})
+    ]
+    assert notes == ["'raod' (2 images) looks like 'road' (10): if they are one class, --map \"raod=road\""]
+    even = {"card": {"training": 9, "validation": 1}, "car": {"training": 8, "validation": 0}}
+    assert not [*conversion._misspelt(even)]
+
+
 def test_what_has_no_label_is_said(tmp_path):
     exports.coco(tmp_path / "src")
     text = str(convert(tmp_path / "src", tmp_path / "dst"))
@@ -205,6 +215,19 @@ def test_labels_drawn_on_the_sensor_are_turned_with_their_image(tmp_path, turn):
     assert any("1 labels lay as the sensor does" in note and "p1" in note for note in report.notes)
 
 
+def test_the_album_tells_of_its_faults(tmp_path):
+    """The folder of notebook 06: a label that was never turned, two misspelt classes, and images held sideways."""
+    make_album(tmp_path / "album", 40)
+    report = convert(tmp_path / "album", tmp_path / "dst")
+    text = " ".join(report.notes)
+    assert "EXIF turns photos/IMG_1207, but the label fits better unturned" in text
+    assert '--map "raod=road"' in text and '--map "bulding=building"' in text
+    assert sum(name in report.classes for name in CATEGORIES) == 9 and len(report.classes) == 11
+    sideways = tmp_path / "album/photos/IMG_1202.jpg"
+    made = next((tmp_path / "dst/images").rglob("*IMG_1202.jpg"))
+    assert Image.open(sideways).size == (288, 216) and Image.open(made).size == (216, 288)
+
+
 def test_images_of_every_depth_are_read_as_predict_reads_them(tmp_path):
     exports.ids(tmp_path / "src")
     folder = tmp_path / "src/images"
@@ -222,7 +245,12 @@ def test_images_of_every_depth_are_read_as_predict_reads_them(tmp_path):
         assert np.array_equal(read_image(made), read_image(folder / name))
         assert Image.open(made).mode in ("RGB", "L")
     text = " ".join(report.notes)
-    assert "1 images had bits beyond 8" in text and "1 images had transparency" in text and "several frames" in text
+    for words in (
+        "p0: of its 16 bits",
+        "p1: its transparent parts are laid on white",
+        "p3: only the first of 2 frames",
+    ):
+        assert words in text
 
 
 def test_groups_stay_together_and_classes_are_in_both_parts(tmp_path):

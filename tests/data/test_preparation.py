@@ -203,9 +203,9 @@ def test_report_counts_classes_and_names_the_vanished(tmp_path):
     walls = next(entry for entry in report.classes if entry.name == "wall")
     kept = [cv2.imread(str(tmp_path / f"dst/annotations/training/{n}.png"), -1) for n in "ab"]
     assert walls.pixels == sum(int((k == 1).sum()) for k in kept)
-    assert walls.pictures == sum(bool((k == 1).any()) for k in kept)
+    assert walls.images == sum(bool((k == 1).any()) for k in kept)
     assert "vanished from training/a: pole" in str(report)
-    assert list(report.table().columns) == ["id", "name", "pixels", "pictures"]
+    assert list(report.table().columns) == ["id", "name", "pixels", "images"]
 
 
 def test_real_pairs_keep_their_ids(ade20k_sample, tmp_path):

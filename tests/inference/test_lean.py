@@ -6,9 +6,10 @@ import torch
 from mmseg.apis import inference_model
 
 from m2f_helpers.data.scenes.dataset import draw_scene
-from m2f_helpers.inference import lean, models
+from m2f_helpers.inference import lean, models, upsampling
 from m2f_helpers.inference.segment import class_scores, segment
-from m2f_helpers.inference.upsampling import winning_scores
+
+right = upsampling.upsampled_argmax
 
 
 @pytest.fixture
@@ -91,28 +92,50 @@ def test_what_is_not_plain_runs_as_it_is(model, change):
     assert lean.lean_model(model) is None
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("size", [(64, 96), (32, 32), (12, 40)], ids=str)
-def test_only_classes_that_can_win_are_computed_and_none_is_missing(seed, size):
+def by_few(classes, masks, padded, size):
+    places, best, total, ids = upsampling.winners(classes, masks, padded, lambda maps: maps, size)
+    return ids[places.long()], best, total
+
+
+def by_all(classes, masks, padded, size):
+    scores = class_scores(classes, masks, padded)
+    return torch.nn.functional.interpolate(scores, size, mode="bilinear")[0].max(0), scores.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("sharp", [0.5, 2, 6], ids=lambda sharp: f"sharp {sharp}")
+@pytest.mark.parametrize("seed", range(3))
+def test_the_few_likely_classes_give_the_answer_of_all(seed, sharp):
     generator = torch.Generator().manual_seed(seed)
-    classes = 4 * torch.randn(1, 30, 41, generator=generator)
-    coarse = torch.randn(1, 30, 3, 4, generator=generator)
-    masks = 6 * torch.nn.functional.interpolate(coarse, (size[0] // 4, size[1] // 4), mode="bicubic")
-    scores, total, ids = winning_scores(classes, masks, size)
-    every = class_scores(classes, masks, size)
-    assert torch.equal(ids[scores.argmax(1)], every.argmax(1))
-    assert torch.allclose(total[:, 0], every.sum(1), rtol=1e-5)
-    for target in ((size[0] * 2 + 1, size[1] * 3), (size[0] // 2, size[1] - 1)):
-        resized = [torch.nn.functional.interpolate(maps, target, mode="bilinear") for maps in (scores, every)]
-        assert torch.equal(ids[resized[0].argmax(1)], resized[1].argmax(1))
-    assert size[0] < 16 or len(ids) < 40, "nothing was spared"
+    classes = sharp * torch.randn(1, 30, 41, generator=generator)
+    coarse = torch.randn(1, 30, 5, 6, generator=generator)
+    masks = 6 * torch.nn.functional.interpolate(coarse, (16, 24), mode="bicubic") - 3
+    for size in ((129, 288), (31, 95), (64, 96)):
+        winner, best, total = by_few(classes, masks, (64, 96), size)
+        (expected, label_map), sums = by_all(classes, masks, (64, 96), size)
+        assert torch.equal(winner.long(), label_map)
+        assert torch.allclose(best, expected, rtol=1e-5, atol=1e-7)
+        assert torch.allclose(total, torch.nn.functional.interpolate(sums, size, mode="bilinear")[0, 0], rtol=1e-5)
 
 
-def test_a_class_that_wins_between_two_masks_only_is_kept():
-    masks = torch.full((1, 3, 8, 8), -2.0)
-    masks[0, 0, :, :4], masks[0, 1, :, 4:], masks[0, 2] = 2.0, 2.0, 0.5
-    probabilities = torch.tensor([[0.9, 0.05, 0.01], [0.05, 0.9, 0.01], [0.01, 0.01, 0.95]])
+def test_an_unlikely_class_that_wins_where_nothing_else_is_is_found(monkeypatch):
+    """Three queries agree on class 2 a little, where the only sure query has no mask."""
+    taken = []
+    monkeypatch.setattr(
+        upsampling, "upsampled_argmax", lambda scores, *rest: taken.append(scores.shape[1]) or right(scores, *rest)
+    )
+    probabilities = torch.full((4, 5), 1e-6)
+    probabilities[0, 0], probabilities[1:, 2] = 0.9, 0.015
     classes = torch.cat((probabilities, 1 - probabilities.sum(1, keepdim=True)), 1).log()[None]
-    every = class_scores(classes, masks, (32, 32))
-    assert 2 in every.argmax(1) and 2 not in class_scores(classes, masks, (8, 8)).argmax(1)
-    assert 2 in winning_scores(classes, masks, (32, 32))[2]
+    masks = torch.full((1, 4, 8, 8), 9.0)
+    masks[0, 0, :, 4:] = -9.0
+    winner, *_ = by_few(classes, masks, (32, 32), (32, 32))
+    assert taken == [1, 2] and winner[0, 0] == 0 and winner[0, 31] == 2
+
+
+def test_with_trained_weights_most_classes_are_left_out(model, monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        upsampling, "upsampled_argmax", lambda scores, *rest: taken.append(scores.shape[1]) or right(scores, *rest)
+    )
+    segment(model, draw_scene(3, "day", [192, 192]).image)
+    assert taken[-1] < 75, "half of the 150 or more were computed"

@@ -29,7 +29,7 @@ _VAL_OFFSET = 500_000
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn picture with its labels.
+    """A drawn image with its labels.
 
     `image` is RGB, `(H, W, 3)` uint8. `label_map` is `(H, W)` uint8 with ids as on disk: 0 = other, else class id + 1.
     """
@@ -47,7 +47,7 @@ def draw_scene(seed: int, domain: str = "day", size: Sequence[int] | None = None
         domain: `"day"`, or `"dusk"`: the same scene in low, bluish light with haze, lamps and sensor noise.
         size: `[H, W]` in pixels, at least 64 each; None lets the seed choose both between 300 and 800.
 
-    Returns: picture and label map.
+    Returns: image and label map.
     Raises: ValueError for a negative seed, an unknown domain or a size that is too small.
     """
     if domain not in DOMAINS:
@@ -83,7 +83,7 @@ def make_scenes(
         val: number of validation pairs; their seeds never meet those of the training pairs.
         domain: `"day"` or `"dusk"`.
         seed: another seed gives other scenes.
-        size: `[H, W]` for all pictures; None varies them between 300 and 800 pixels.
+        size: `[H, W]` for all images; None varies them between 300 and 800 pixels.
 
     Returns: `root`.
     Raises: ValueError if `root` already holds scenes of another domain, seed or size, or for impossible counts.
@@ -126,9 +126,9 @@ def _pair_paths(root: Path, split: str, name: str) -> tuple[Path, Path]:
 
 
 def _write_pair(paths: tuple[Path, Path], scene: Scene) -> None:
-    picture = cv2.imencode(".jpg", scene.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+    encoded = cv2.imencode(".jpg", scene.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
     labels = cv2.imencode(".png", scene.label_map)[1]
-    for path, data in zip(paths, (picture, labels), strict=True):
+    for path, data in zip(paths, (encoded, labels), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, data)
 

@@ -1,7 +1,7 @@
 """The stage on which `scenes` draws: camera, layers, brushes, colours, textures, light and air.
 
 Points in metres are (X, Y, Z): X to the right, Y up from the ground, Z away from the camera. Points in pixels: (x, y).
-An object is painted on three layers at a time: the picture, the label map, and a light layer that is blurred and
+An object is painted on three layers at a time: the image, the label map, and a light layer that is blurred and
 multiplied in at the end (soft shadows). Class textures, haze, light and noise come last, in `finish`.
 """
 
@@ -138,7 +138,7 @@ class Stage:
         return tuple(c * clear + air * (1 - clear) for c, air in zip(lit, self.haze_color, strict=True))
 
     def paint(self, polygon: np.ndarray, color: Sequence[float], gain: float = 1.0, depth: float = 0.0) -> None:
-        """Fill pixels (x, y) in the picture only: a detail of what is there already."""
+        """Fill pixels (x, y) in the image only: a detail of what is there already."""
         self.paint_many([polygon], color, gain, depth)
 
     def paint_many(
@@ -205,7 +205,7 @@ class Stage:
             function(self, *arguments)
 
     def at_least(self, pixels_at_512: float, depth: float) -> float:
-        """The width in metres that covers so many pixels at this depth once the picture is 512 wide."""
+        """The width in metres that covers so many pixels at this depth once the image is 512 wide."""
         return pixels_at_512 * self.width / 512 * depth / self.focal
 
 
@@ -315,7 +315,7 @@ def _ground(stage: Stage, name: str, box: tuple[int, int, int, int]) -> np.ndarr
 
 
 def _room_light(stage: Stage) -> np.ndarray:
-    """Light that falls off across the picture, `(H, W)` uint8, 128 = neutral."""
+    """Light that falls off across the image, `(H, W)` uint8, 128 = neutral."""
     y, x = np.mgrid[0:1:24j, 0:1:24j]
     if not stage.sun_left:
         x = 1 - x

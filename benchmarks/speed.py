@@ -3,6 +3,9 @@
     python benchmarks/speed.py                          # the published R50 model with random weights
     python benchmarks/speed.py --profile demo --out benchmarks/results/demo.json
 
+On a busy machine look at the CPU seconds (all threads together) and set OMP_WAIT_POLICY=passive, so that waiting does
+not count: the wall clock then measures the others.
+
 From an RGB image in memory to a class map at its own size, and from a batch of two crops to updated weights. Every
 round runs all ways once; what is printed are medians over rounds, of seconds and of ratios to mmseg in the same round,
 so that other work on the machine hits all ways alike. `floor` is what the multiply-adds alone would take at the rates
@@ -135,17 +138,23 @@ def training_ways(model: Any) -> dict[str, Way]:
 
 
 def measure(ways: dict[str, Way], rounds: int) -> dict[str, dict[str, float]]:
-    """Median seconds, and the median of the ratios to mmseg within a round; the first, cold call does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    """Medians of seconds, of CPU seconds, and of their ratios to mmseg in the same round; the first call is cold."""
+    clocks = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
+    taken: dict[str, dict[str, list[float]]] = {name: {clock: [] for clock in clocks} for name in ways}
     for way in ways.values():
         way()
     for _ in range(rounds):
         for name, way in ways.items():
-            started = time.perf_counter()
+            started = {clock: now() for clock, now in clocks.items()}
             way()
-            seconds[name].append(time.perf_counter() - started)
-    ratios = {name: [a / b for a, b in zip(seconds["mmseg"], seconds[name], strict=True)] for name in ways}
-    return {name: {"seconds": median(seconds[name]), "times": median(ratios[name])} for name in ways}
+            for clock, now in clocks.items():
+                taken[name][clock].append(now() - started[clock])
+    found: dict[str, dict[str, float]] = {name: {} for name in ways}
+    for name in ways:
+        for clock, label in (("seconds", "times"), ("cpu_seconds", "cpu_times")):
+            ratios = [a / b for a, b in zip(taken["mmseg"][clock], taken[name][clock], strict=True)]
+            found[name] |= {clock: median(taken[name][clock]), label: median(ratios)}
+    return found
 
 
 @torch.no_grad()
@@ -192,15 +201,19 @@ def machine() -> dict[str, Any]:
 def show(title: str, found: dict[str, dict[str, float]]) -> None:
     print(title)
     for name, numbers in found.items():
-        print(f"  {name:15} {numbers['seconds']:8.3f} s   {numbers['times']:5.2f} times mmseg", flush=True)
+        wall, cpu = (
+            f"{numbers[a]:8.3f} {numbers[b]:6.2f}x" for a, b in (("seconds", "times"), ("cpu_seconds", "cpu_times"))
+        )
+        print(f"  {name:15} {wall}   CPU {cpu}", flush=True)
 
 
 @click.command()
 @click.option("--profile", default="ade20k", show_default=True)
 @click.option("--rounds", default=7, show_default=True)
+@click.option("--size", "sizes", nargs=2, type=int, multiple=True, default=SIZES, show_default=True)
 @click.option("--training/--no-training", default=True, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the numbers as JSON.")
-def main(profile: str, rounds: int, training: bool, out: Path | None) -> None:
+def main(profile: str, rounds: int, sizes: list[tuple[int, int]], training: bool, out: Path | None) -> None:
     """Print a table per image size, and one for a training step."""
     quiet()
     model = build(profile)
@@ -212,7 +225,7 @@ def main(profile: str, rounds: int, training: bool, out: Path | None) -> None:
         other = None
     report: dict[str, Any] = {"profile": profile, "rounds": rounds, "machine": machine()}
     print(json.dumps(report["machine"]))
-    for size in SIZES:
+    for size in sizes:
         image, name = scene(size), f"{size[0]}x{size[1]}"
         ways = inference_ways(model, other, image)
         report[name] = measure(ways, rounds)

@@ -225,6 +225,7 @@ def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Look at so many validation images at most.")
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Write the scores, 0 to 1, to this file too.")
 @click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
+@quietly
 def evaluate(checkpoint, data, profile, config, limit, target, device) -> None:
     """Judge a model on the validation images of a data folder: mIoU, every class, the most frequent mistakes."""
     import json
@@ -278,6 +279,7 @@ def figures(runs: Path, folder: Path) -> None:
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; without it, the profile's own.")
 @click.option("--alpha", default=0.55, show_default=True, help="Weight of the class colours, 0 to 1.")
 @click.option("--device", help="cpu, cuda, ...; without it, a GPU if there is one.")
+@quietly
 def predict(images, out, profile, config, trust_config, checkpoint, alpha, device) -> None:
     """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out.
 
@@ -292,6 +294,8 @@ def predict(images, out, profile, config, trust_config, checkpoint, alpha, devic
     click.echo(f"{report.table['file'].nunique()} images segmented, {len(report.files)} files in {out}")
     if report.skipped:
         click.echo(f"{len(report.skipped)} results of an earlier predict among the images were left out")
+    for note in report.notes:
+        click.echo(note)
     for name, reason in report.failed.items():
         click.echo(reason if name in reason else f"{name}: {reason}", err=True)
     sys.exit(1 if report.failed else 0)

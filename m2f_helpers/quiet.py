@@ -11,6 +11,7 @@ from contextlib import contextmanager
 # (category, start of the message as a regular expression, who says it)
 KNOWN_WARNINGS = [
     (UserWarning, r"torch\.meshgrid: in an upcoming release", "torch, from mmdet's point generator"),
+    (RuntimeWarning, r"Image size \(\d+ pixels\) exceeds limit", "Pillow; `images.read_image` has a limit of its own"),
 ]
 
 
@@ -40,6 +41,7 @@ def quiet() -> None:
     log to a file as before; `m2f_helpers.finetune.training` keeps it off the screen.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.raiseExceptions = False  # a log file on a full disk would print a traceback for every line
     for category, message, _ in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message, category=category)
     from mmengine.logging import MMLogger

@@ -11,6 +11,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from mmengine.logging import HistoryBuffer
 from mmseg.apis import init_model
@@ -89,6 +90,25 @@ def test_a_bare_state_dict_is_read_too(model, tmp_path):
     assert set(checkpoints.read_checkpoint(tmp_path / "w.pth")) == {"meta", "state_dict"}
 
 
+def test_safetensors_are_read(model, tmp_path):
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "w.safetensors")
+    other = Small()
+    assert checkpoints.load_weights(other, tmp_path / "w.safetensors").text == "loaded 4 of 4 tensors"
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_the_newest_is_the_one_that_the_folder_stands_at(tmp_path):
+    """A run that replaces a longer one has the smaller number; the folder may have been moved since."""
+    for name in ("iter_9.pth", "iter_10.pth", "iter_110.pth"):
+        (tmp_path / name).write_bytes(b"x")
+    assert checkpoints.newest_checkpoint(tmp_path).name == "iter_110.pth"
+    (tmp_path / "last_checkpoint").write_text("/elsewhere/run/iter_9.pth")
+    assert [p.name for p in checkpoints.all_checkpoints(tmp_path)] == ["iter_9.pth", "iter_110.pth", "iter_10.pth"]
+    for text in ("", "iter_7.pth", "\x00"):  # killed while it was written; gone
+        (tmp_path / "last_checkpoint").write_text(text)
+        assert checkpoints.newest_checkpoint(tmp_path).name == "iter_110.pth"
+
+
 def test_other_classes_are_said_in_words(model, tmp_path):
     path = checkpoints.save_atomically({"state_dict": model.state_dict()}, tmp_path / "w.pth")
     other = Small(classes=5)
@@ -120,7 +140,7 @@ def test_ddp_prefix_is_taken_off(model, tmp_path):
     ("content", "sentence"),
     [
         (b"no checkpoint", "not a readable checkpoint|refused"),
-        (b"", "not a readable checkpoint"),
+        (b"", "is empty .0 bytes.: copy or download it again"),
     ],
 )
 def test_damaged_files_are_one_sentence(tmp_path, content, sentence):

@@ -115,7 +115,7 @@ def evaluate(root):
 
 
 def run(root, capsys):
-    execution._check_pairs(root)
+    execution._check_data(root, ["04_finetune"])
     return counts_in(capsys.readouterr().out)
 
 

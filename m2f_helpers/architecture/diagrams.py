@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from mmseg.structures import SegDataSample
@@ -399,7 +400,7 @@ def _arrow(
 
 
 def _label(ax: Axes, at: tuple[float, float], text: str, align: str = "center", color: str = INK) -> None:
-    plate = {"fc": "white", "ec": "none", "pad": 0.6} if align == "plate" else None
+    plate = {"fc": rcParams["figure.facecolor"], "ec": "none", "pad": 0.6} if align == "plate" else None
     align = "center" if align == "plate" else align
     ax.text(*at, text, ha=align, va="bottom", fontsize=8.5, color=color, bbox=plate)
 

@@ -245,7 +245,10 @@ _CHOOSE = """<label>own image <input type="file" accept="image/*" onchange="(asy
       const canvas = document.createElement('canvas');
       [canvas.width, canvas.height] = [Math.round(map.width * scale), Math.round(map.height * scale)];
       canvas.getContext('2d').drawImage(map, 0, 0, canvas.width, canvas.height);
-      blob = await new Promise(done => canvas.toBlob(done, 'image/jpeg', 0.9));
+      for (const quality of [0.9, 0.7, 0.4]) {
+        blob = await new Promise(done => canvas.toBlob(done, 'image/jpeg', quality));
+        if (blob.size <= BYTES) break;
+      }
       about.from = [map.width, map.height];
     }
   } catch (error) { }

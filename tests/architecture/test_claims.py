@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from m2f_helpers import cli
-from m2f_helpers.architecture import claims, pages, reference, write_up
+from m2f_helpers.architecture import claims, reference
 from m2f_helpers.architecture.statements import CLAIMS, GROUPS, HEAD, Claim
 from m2f_helpers.architecture.tracing import ShapeRecord
 from m2f_helpers.config import build_model
@@ -21,11 +21,6 @@ ABOUT_LIBRARIES = {  # these measure torch or an installed library, whatever the
     "config_written", "show_result_pyplot", "ids_in_memory", "zero_label_default", "inference_pipeline",
     "no_drawing", "pretrained",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def checked(evidence):
-    return claims.check(evidence)
 
 
 def test_there_are_enough_claims_with_names_of_their_own():
@@ -167,16 +162,6 @@ def test_a_false_claim_s_evidence_names_what_was_expected():
     assert broken.evidence.startswith("KeyError: 'gone' (expected backbone: 19 to 28")
 
 
-def test_the_page_folds_all_claims_by_group(checked):
-    page = pages.claims_page(checked).data
-    assert page.count('<div class="entry">') == len(CLAIMS)
-    for title, entries in claims.by_group(checked).items():
-        assert f"<summary>{title}: {len(entries)} statements, all hold</summary>" in page
-    assert "easy to believe: an xor of both decoders&#x27; outputs" in page
-    false = [dataclasses.replace(checked[0], holds=False)]
-    assert "1 statements, 1 FALSE" in pages.claims_page(false).data
-
-
 def test_text_names_what_is_false(checked):
     entry = next(entry for entry in checked if entry.claim.name == "thirty")
     text = claims.claims_text([entry, dataclasses.replace(entry, measured=29, holds=False)])
@@ -205,66 +190,3 @@ def test_command_refuses_an_unknown_group():
     result = CliRunner().invoke(cli.main, ["claims", "--group", "nonsense"])
     assert result.exit_code == 1
     assert result.output.startswith("Error: there is no group 'nonsense' of claims; there are installation, classes,")
-
-
-# ------------------------------------------------------------------------------------------------------- the write-up
-
-
-def test_every_statement_of_the_write_up_has_its_answer(checked):
-    found = write_up.answers(checked)
-    assert write_up.verdicts(found) == {
-        "true": 37, "lines moved": 7, "misleading": 28, "wrong": 44, "cannot be checked": 2
-    }  # fmt: skip
-    ids = [answer.statement.id for answer in found]
-    assert ids == sorted(ids, key=lambda name: (name[0], int(name[1:]))) and len(set(ids)) == 118
-    for answer in found:
-        assert answer.holds and answer.evidence, answer.statement.id
-        assert answer.statement.correct or answer.statement.verdict == "true"
-
-
-def test_a_place_is_the_line_it_names():
-    place = write_up.find_place("Mask2FormerHead._forward_head", "attn_mask = attn_mask.sigmoid() < 0.5")
-    assert (place.label, place.line) == ("Mask2FormerHead._forward_head", 374)
-    assert place.link.endswith("mmdet/models/dense_heads/mask2former_head.py#L374")
-    config = write_up.find_place("config", "type='PolyLR'")
-    text = reference.config_file().read_text().splitlines()
-    assert "PolyLR" in text[config.line - 1] and config.link.endswith(f"512x512.py#L{config.line}")
-
-
-@pytest.mark.parametrize(
-    ("function", "anchor", "message"),
-    [
-        ("config", "dict(", "'dict\\(' must stand on one line of mask2former_r50"),
-        ("Mask2FormerHead.forward", "no such line", "must stand on exactly one line"),
-        ("Mask2FormerHead.sing", "la", "'Mask2FormerHead.sing' is not among the annotated functions"),
-    ],
-)
-def test_a_lost_place_is_named(function, anchor, message):
-    with pytest.raises(ValueError, match=message):
-        write_up.find_place(function, anchor)
-
-
-def test_the_write_up_page_leads_to_the_annotated_lines(checked, evidence):
-    page, index = pages.write_up(checked).data, pages.source_index(evidence.record).data
-    targets = re.findall(r'href="#([^"]+)"', page)
-    assert len(targets) > 60 and all(f'id="{target}"' in index for target in targets)
-    assert page.count('<div class="entry">') == 118 and "FAILED" not in page
-    assert "118 statements: 37 true, 7 lines moved, 28 misleading, 44 wrong, 2 cannot be checked" in page
-    elsewhere = pages.write_up(checked, index="03_architecture.html").data
-    assert 'href="03_architecture.html#m2f-mmdet-' in elsewhere
-    broken = [dataclasses.replace(e, holds=False) if e.claim.name == "no_xor" else e for e in checked]
-    assert pages.write_up(broken).data.count("BUT THE EVIDENCE FAILED") == 1
-
-
-def test_command_prints_the_write_up(evidence, monkeypatch):
-    monkeypatch.setattr(claims, "reference_run", lambda: evidence)
-    result = CliRunner().invoke(cli.main, ["claims", "--write-up"])
-    assert result.exit_code == 0, result.output
-    assert "D17  said: A mask is the xor of the two decoders' results.\n     wrong: A dot product" in result.output
-    assert "(Mask2FormerHead._forward_head, line 364)" in result.output
-    assert result.output.rstrip().endswith("28 misleading, 44 wrong, 2 cannot be checked")
-
-
-def test_write_up_and_group_exclude_each_other():
-    result = CliRunner().invoke(cli.main, ["claims", "--write-up", "--group", "losses"])
-    assert result.exit_code == 1 and "leave one of the two out" in result.output

@@ -188,7 +188,7 @@ def coco_splits(root: Path, count: int = 6) -> None:
 
 
 def labelme(root: Path, count: int = 6) -> None:
-    """One JSON beside each image; the last image's disc is a circle, and a point is thrown in."""
+    """One JSON beside each image, with a point thrown in, which has no area."""
     for i in range(count):
         save(image(i), root / f"p{i}.jpg", quality=95)
         entries = [{"label": NAMES[n], "points": outline.tolist(), "shape_type": "polygon"} for n, outline in shapes(i)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from base64 import b64encode
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -116,6 +118,13 @@ def test_coco_with_two_files_that_number_differently(tmp_path):
         assert np.array_equal(*images)
 
 
+def test_a_json_file_is_a_source_too(tmp_path):
+    exports.coco(tmp_path / "src", form="packed")
+    report = convert(tmp_path / "src/annotations.json", tmp_path / "src/out", ignore=["255"])
+    assert report.format == "coco" and sum(report.pairs.values()) == 6
+    assert str(convert(tmp_path / "src/annotations.json", tmp_path / "src/out", ignore=["255"])) == str(report)
+
+
 def test_map_merges_renames_and_ignores(tmp_path):
     exports.ids(tmp_path / "src")
     report = convert(tmp_path / "src", tmp_path / "dst", mapping={"4": "thing", "9": "4"}, classes=["ground", "thing"])
@@ -123,6 +132,7 @@ def test_map_merges_renames_and_ignores(tmp_path):
     table = np.array([0, 1, 1] + [255] * 253, np.uint8)
     for path in (tmp_path / "dst/annotations").rglob("*.png"):
         assert np.array_equal(exports.read(path), table[LABELS(int(path.stem[1]))])
+    assert any("the ids have no names: --classes" in n for n in convert(tmp_path / "src", tmp_path / "all").notes)
     convert(tmp_path / "src", tmp_path / "less", ignore=["9"])
     assert read_classes(tmp_path / "less/classes.json").names == ["class 0", "class 4"]
 
@@ -226,6 +236,33 @@ def test_the_album_tells_of_its_faults(tmp_path):
     sideways = tmp_path / "album/photos/IMG_1202.jpg"
     made = next((tmp_path / "dst/images").rglob("*IMG_1202.jpg"))
     assert Image.open(sideways).size == (288, 216) and Image.open(made).size == (216, 288)
+
+
+def test_labelme_has_other_shapes_than_polygons(tmp_path):
+    exports.labelme(tmp_path / "src")
+    bitmap = np.zeros((20, 30), np.uint8)
+    bitmap[5:15, 10:20] = 1
+    buffer = BytesIO()
+    Image.fromarray(bitmap).save(buffer, "PNG")
+    shapes = [
+        {"label": "box", "shape_type": "rectangle", "points": [[20, 10], [120, 90]]},
+        {"label": "disc", "shape_type": "circle", "points": [[150, 100], [150, 130]]},
+        {
+            "label": "bits",
+            "shape_type": "mask",
+            "points": [[40, 30], [70, 50]],
+            "mask": b64encode(buffer.getvalue()).decode(),
+        },
+    ]
+    for path in (tmp_path / "src").glob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(content | {"shapes": shapes}), encoding="utf-8")
+    report = convert(tmp_path / "src", tmp_path / "dst")
+    label_map = exports.read(next((tmp_path / "dst/annotations").rglob("*.png")))
+    areas = {name: int((label_map == i).sum()) for i, name in enumerate(report.classes)}
+    assert areas["box"] == pytest.approx(100 * 80 - 100, rel=0.02) and areas["bits"] == 100
+    assert areas["disc"] == pytest.approx(np.pi * 30**2, rel=0.02)
+    assert (label_map[35:45, 50:60] == [*report.classes].index("bits")).all(), "the later shape lies above"
 
 
 def test_images_of_every_depth_are_read_as_predict_reads_them(tmp_path):
@@ -380,7 +417,7 @@ NOISE = np.random.default_rng(0).integers(0, 255, (*exports.SIZE, 3)).astype(np.
 ids, coco = exports.ids, exports.coco
 BAD = {
     "no folder": (lambda root: None, {}, "src does not exist"),
-    "empty folder": (lambda root: root.mkdir(), {}, "0 images|0 masks and no image"),
+    "empty folder": (lambda root: root.mkdir(), {}, "holds neither images nor masks: expected images/ and masks/"),
     "a file": (lambda root: root.write_text("x"), {}, "is a file: unpack it"),
     "unknown format": (ids, {"form": "yolo"}, "expected one of the formats auto, ids"),
     "images alone": (without(ids, "masks"), {}, "6 images and no mask: expected images/ and masks/"),
@@ -427,6 +464,7 @@ BAD = {
         "do not say which colour is which",
     ),
     "group without a match": (ids, {"group": r"video\d"}, "finds nothing in 'images/p0'|finds nothing in 'p0'"),
+    "group, but the source has a split": (exports.split_ids, {"group": "p"}, "its own split.*add --val to part"),
     "group is no regex": (ids, {"group": "("}, "is no regular expression"),
     "one group": (ids, {"group": "p"}, "there is only one group"),
     "label of another size": (

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def try_every_write(
     Args:
         given: folder with the input; the command runs inside a copy of it, so its paths are relative.
         command: words after `m2f`.
-        ignore: names of files that may differ between two runs, because they hold times.
+        ignore: ends of paths (with * and ?) that may differ between two runs, because they hold times.
         hows: kinds of faults.
         preload: modules to import before the first trial.
         every: try each write, or only every second, ...
@@ -225,8 +226,9 @@ def _command(words: list[str]) -> int:
 
 
 def _snapshot(root: Path, ignore: Sequence[str]) -> dict[str, bytes]:
-    found = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name not in ignore)
-    return {str(path.relative_to(root)): path.read_bytes() for path in found}
+    found = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
+    kept = {name: path for name, path in found.items() if not any(fnmatch(name, f"*{pattern}") for pattern in ignore)}
+    return {name: path.read_bytes() for name, path in kept.items()}
 
 
 def _fresh(given: Path, root: Path) -> None:

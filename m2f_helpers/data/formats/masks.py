@@ -69,6 +69,8 @@ def ids_source(root: Path, why: str, table: Table | None) -> Source:
     seen = _where_seen(items, mask_ids)
     source = Source("ids", why, items, [], lambda item, _: mask_ids(item.labels[0]), notes)
     source.categories = _by_table(seen, table) if table and table.ids else _unnamed(seen)
+    if not table:
+        notes.append('the ids have no names: --classes "a,b,..." gives some, in rising order of the ids')
     return source
 
 
@@ -163,6 +165,7 @@ def colors_source(root: Path, why: str, table: Table | None) -> Source:
         rows = [Category(_code(c), name, tuple(c)) for name, c in zip(table.names, table.colors, strict=True)]
     else:
         rows = [Category(c, "", color_of(c)) for c in _main_colors(counts, lossy)]
+        notes.append("the colours have no names: --classes FILE with lines NAME:R,G,B, or --map, gives some")
     known = {row.id for row in rows}
     off = {code: counts[code] for code in counts if code not in known}
     if off and lossy:

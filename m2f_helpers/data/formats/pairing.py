@@ -121,6 +121,7 @@ def _nothing(root: Path, images: dict, masks: list) -> str:
             f"mask {masks[0][0]}): give both the same name"
         )
     what = f"{len(images)} images and no mask" if images else f"{len(masks)} masks and no image"
+    what = what if images or masks else "neither images nor masks"
     return f"{root} holds {what}: expected images/ and masks/ (or labels/, annotations/) with files of the same names"
 
 

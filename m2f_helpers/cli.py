@@ -278,6 +278,8 @@ def predict(images, out, profile, config, trust_config, checkpoint, alpha, devic
     click.echo(f"{report.table['file'].nunique()} images segmented, {len(report.files)} files in {out}")
     if report.skipped:
         click.echo(f"{len(report.skipped)} results of an earlier predict among the images were left out")
+    for note in report.notes:
+        click.echo(note)
     for name, reason in report.failed.items():
         click.echo(reason if name in reason else f"{name}: {reason}", err=True)
     sys.exit(1 if report.failed else 0)

@@ -19,3 +19,24 @@ def test_prepare_survives_a_fault_at_every_write(tmp_path):
     )
     assert len(report["writes"]) > 20
     check_trials(report)
+
+
+def test_scenes_survive_a_fault_at_every_write(tmp_path):
+    (tmp_path / "given").mkdir()
+    command = ["scenes", "out", "--train", "2", "--val", "1", "--size", "64", "64"]
+    check_trials(
+        try_every_write(
+            tmp_path / "given", command, preload=["m2f_helpers.data.scenes.dataset"], hows=["fail", "kill"], every=4
+        )
+    )
+
+
+def test_convert_survives_a_fault_at_every_write(tmp_path):
+    for k in range(4):
+        add(tmp_path / "given/mine", f"p{k}", split="")
+    command = ["convert", "mine", "out", "--from", "ids"]
+    check_trials(
+        try_every_write(
+            tmp_path / "given", command, preload=["m2f_helpers.data.convert", "colorcet", "filelock"], every=4
+        )
+    )

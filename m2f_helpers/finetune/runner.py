@@ -195,8 +195,11 @@ class SaveHook(Hook):
         elif stop:
             runner.train_loop.stop_training = True
         if (stop or save) and runner.saved_step <= runner.iter and not self.is_last_train_iter(runner):
-            hook = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
-            hook._save_checkpoint_with_step(runner, runner.iter + 1, meta={})  # counts it, and removes old ones
+            hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+            if hook is None:  # the config does without
+                runner.save_checkpoint(runner.work_dir, f"iter_{runner.iter + 1}.pth", by_epoch=False)
+            else:
+                hook._save_checkpoint_with_step(runner, runner.iter + 1, meta={})  # counts it, and removes old ones
 
 
 def _is_due(runner: Any) -> bool:

@@ -38,9 +38,21 @@ def test_convert_survives_a_fault_at_every_write(tmp_path):
     command = ["convert", "mine", "out", "--from", "ids"]
     check_trials(
         try_every_write(
-            tmp_path / "given", command, preload=["m2f_helpers.data.convert", "colorcet", "filelock"], every=4
+            tmp_path / "given",
+            command,
+            preload=["m2f_helpers.data.convert", "colorcet", "filelock"],
+            ignore=[".out.convert.lock"],
+            every=4,
         )
     )
+
+
+def test_predict_survives_a_fault_at_every_write(tmp_path):
+    for k in range(2):
+        add(tmp_path / "given/data", f"p{k}", label=False)
+    command = ["predict", "data/images/training", "--out", "out", "--device", "cpu"]
+    modules = ["m2f_helpers.inference.models", "m2f_helpers.inference.prediction", "pandas", "matplotlib.figure"]
+    check_trials(try_every_write(tmp_path / "given", command, preload=modules, hows=["full", "kill"], every=7))
 
 
 @pytest.mark.slow

@@ -163,6 +163,22 @@ def classroom() -> None:
 
 
 @classroom.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--minutes", default=45, show_default=True, help="Length of a lesson.")
+@click.option("--runs", default="runs", show_default=True, help="Where the teacher's notebooks run.")
+@click.option("--zip", "zipped", is_flag=True, help="Pack the student's and the teacher's edition as well.")
+def build(out, minutes, runs, zipped) -> None:
+    """Make in OUT the editions for students and teachers, slides, handouts, a quiz and a plan, from the notebooks.
+
+    The teacher's edition is run with its solutions, which takes as long as `m2f run`.
+    """
+    from m2f_helpers.classroom import editions
+
+    made = editions.build(out, minutes, runs, zipped)
+    click.echo(", ".join(f"{count} in {part}/" for part, count in made.items()) + f", plan.md: all in {out}")
+
+
+@classroom.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--out", default="grades", show_default=True, help="Folder for grades.csv and the executed notebooks.")
 @click.option("--minutes", default=15.0, show_default=True, help="For one submission.")
@@ -278,6 +294,8 @@ def predict(images, out, profile, config, trust_config, checkpoint, alpha, devic
     click.echo(f"{report.table['file'].nunique()} images segmented, {len(report.files)} files in {out}")
     if report.skipped:
         click.echo(f"{len(report.skipped)} results of an earlier predict among the images were left out")
+    for note in report.notes:
+        click.echo(note)
     for name, reason in report.failed.items():
         click.echo(reason if name in reason else f"{name}: {reason}", err=True)
     sys.exit(1 if report.failed else 0)

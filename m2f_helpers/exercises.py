@@ -23,7 +23,7 @@ from m2f_helpers import files
 MIME = "application/vnd.m2f.exercise+json"
 ANSWERS = Path(__file__).resolve().parent / "answers"
 
-_solved: set[str] = set()
+_solved: set[str] = set()  # in this kernel
 
 
 def check(number: str, answer: Any, *cases: Any) -> None:
@@ -50,6 +50,11 @@ def check(number: str, answer: Any, *cases: Any) -> None:
         return _say(number, True, f"right. Notebook {number[:2]}: {done} of {len(known)} solved.")
     _solved.discard(number)
     return _say(number, False, f"not yet{parts}. Hint: {entry['hint']}")
+
+
+def is_solved(number: str) -> bool:
+    """Whether `check` has found the latest answer to an exercise right, in this kernel."""
+    return number in _solved
 
 
 def call(answer: Any, cases: tuple[Any, ...]) -> Any:

@@ -33,19 +33,34 @@ def page(notebook: Any, name: str, titles: Mapping[str, str]) -> str:
     """
     static = static_outputs(notebook)
     formulas = _take_out_formulas(static)
-    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
-    soup = BeautifulSoup(exporter.from_notebook_node(static)[0], "html.parser")
-    for anchor in soup.select("a.anchor-link"):
-        anchor.decompose()
+    soup = _rendered(static)
     _link_pages(soup, titles)
     _fold_tables(soup)
     _fold_fresh_runtime(soup)
     for block in soup.select("pre"):
         block["tabindex"] = "0"  # what can be scrolled must be reachable without a mouse
-    body = str(soup)
+    return _frame(_put_back(str(soup), formulas), _contents(soup), name, titles)
+
+
+def body(notebook: Any) -> str:
+    """The cells of a notebook as HTML without a frame; formulas are MathML. The notebook is left as it is."""
+    static = static_outputs(notebook)
+    formulas = _take_out_formulas(static)
+    return _put_back(str(_rendered(static)), formulas)
+
+
+def _rendered(notebook: Any) -> BeautifulSoup:
+    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    soup = BeautifulSoup(exporter.from_notebook_node(notebook)[0], "html.parser")
+    for anchor in soup.select("a.anchor-link"):
+        anchor.decompose()
+    return soup
+
+
+def _put_back(text: str, formulas: Mapping[str, str]) -> str:
     for mark, formula in formulas.items():
-        body = body.replace(mark, formula)
-    return _frame(body, _contents(soup), name, titles)
+        text = text.replace(mark, formula)
+    return text
 
 
 def title_of(notebook: Any) -> str:

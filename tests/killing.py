@@ -55,7 +55,7 @@ def main(data: str, work: str, kills: int, seed: int) -> None:
         torch.load(checkpoints.newest_checkpoint(work_dir), weights_only=True)
 
     def saved() -> set[str]:
-        return {path.name for path in work_dir.glob("iter_*.pth*")}
+        return {path.name for pattern in ("iter_*.pth", ".iter_*.part") for path in work_dir.glob(pattern)}
 
     def a_moment() -> None:
         """One child in five is killed before its first checkpoint, two while they write it, two some steps later."""

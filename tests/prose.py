@@ -7,6 +7,7 @@ records it, or if a row of `prose_numbers.csv` says where it comes from. To see 
 
 from __future__ import annotations
 
+import ast
 import csv
 import re
 import sys
@@ -72,21 +73,23 @@ def shown(printed: str, value: float, context: str, sources: Iterable[float]) ->
 
 
 def values_in(text: str) -> set[float]:
-    found = re.findall(r"\d[\d,_]*(?:\.\d+)?(?:e[-+]?\d+)?", text)
+    """Numbers in what a cell printed; digits inside of words do not count."""
+    found = re.findall(r"(?<![\w.#])\d[\d,_]*(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)", re.sub(r"(?<=\d)x(?=\d)", " ", text))
     return {float(number.rstrip(",_").replace(",", "").replace("_", "")) for number in found}
 
 
 def cell_values(cell: Any) -> set[float]:
-    """The numbers in a code cell's source and in what it printed."""
-    texts = [cell.source]
+    """The numbers that a code cell computes with or shows; no comments, no words, no progress bars."""
+    nodes = ast.walk(ast.parse(cell.source))
+    values = {
+        float(node.value) for node in nodes if isinstance(node, ast.Constant) and type(node.value) in (int, float)
+    }
     for output in cell.get("outputs", []):
         data = output.get("data", {})
-        texts += [
-            output.get("text", ""),
-            data.get("text/plain", ""),
-            re.sub(r"<[^>]+>", " ", data.get("text/html", "")),
-        ]
-    return set().union(*(values_in(text) for text in texts))
+        texts = [output.get("text", ""), data.get("text/plain", "")]
+        texts.append(re.sub(r"<style.*?</style>|<[^>]+>", " ", data.get("text/html", ""), flags=re.S))
+        values |= set().union(*(values_in(text) for text in texts if "%|" not in text))
+    return values
 
 
 def record_values(records: dict[str, Any]) -> set[float]:

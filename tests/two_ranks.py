@@ -19,11 +19,10 @@ torch.set_num_threads(1)
 out, regular = Path(sys.argv[1]), training._run
 
 
-def and_write(runner, hooks):
-    stopped = regular(runner, hooks)
+def and_write(runner, *others):
+    regular(runner, *others)
     state = {name: value for name, value in runner.model.module.named_parameters()}
     torch.save({name: value.detach() for name, value in state.items()}, out / f"rank{os.environ['RANK']}.pt")
-    return stopped
 
 
 training._run = and_write

@@ -13,6 +13,7 @@ import nbformat
 from m2f_helpers import exercises
 
 NAME_TAG = "student"  # the cell in which a student writes a name
+SOLUTION = re.compile(r"^### Solution \d\d\.\d+\n.*?</details>\n?", re.M | re.S)
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ def read_exercises(notebook: Any) -> list[Exercise]:
             question = ast.get_source_segment(cell.source, last[0])
             found.append(Exercise(number, position, question, solution.group(1) if solution else ""))
     return found
+
+
+def asked_in(cell: Any) -> str:
+    """Number of the exercise that a cell answers: of the last line that calls `check`. Works on broken code too."""
+    found = re.findall(r"^\s*check\(\s*['\"](\d\d\.\d+)['\"]", cell.source, re.M) if cell.cell_type == "code" else []
+    return found[-1] if found else ""
 
 
 def with_solutions(notebook: Any) -> Any:

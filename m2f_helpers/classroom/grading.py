@@ -30,7 +30,7 @@ import psutil
 from tqdm.auto import tqdm
 
 from m2f_helpers import execution, files
-from m2f_helpers.classroom.cells import NAME_TAG, Exercise, read_exercises, verdicts
+from m2f_helpers.classroom.cells import NAME_TAG, Exercise, asked_in, read_exercises, verdicts
 
 TABLE = "grades.csv"
 KEPT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "SYSTEMROOT", "OMP_NUM_THREADS", "VIRTUAL_ENV")
@@ -144,12 +144,6 @@ def prepare(submission: Any, asked: list[Exercise]) -> Any:
             question = nbformat.v4.new_code_cell(source, metadata={"tags": ["graded"], "exercise": number})
             copy.cells.insert(position + 1, question)
     return copy
-
-
-def asked_in(cell: Any) -> str:
-    """Number of the exercise that a cell answers: of the last line that calls `check`. Works on broken code too."""
-    found = re.findall(r"^\s*check\(\s*['\"](\d\d\.\d+)['\"]", cell.source, re.M) if cell.cell_type == "code" else []
-    return found[-1] if found else ""
 
 
 def execute(notebook: Any, limits: Limits) -> tuple[Any, str]:

@@ -116,6 +116,8 @@ def convert(
     mapped = map_categories(source.categories, source.names, mapping, ignore)
     items, splits = _parts(source, val)
     _check_names(items)
+    if group and splits:
+        raise ValueError(f"{src} has its own split, which --group cannot change: add --val to part the images anew")
     groups = group_keys([item.key for item in items], group) if group else None
     request = {"version": _VERSION, "format": source.format, "val": val, "group": group, "splits": bool(splits)}
     request |= {"classes": mapped.palette.names, "table": [*mapped.table.items()], "files": _fingerprint(items)}
@@ -227,6 +229,8 @@ def _take_up(stage: Path, request: dict) -> None:
         shutil.rmtree(stage, ignore_errors=True)
     for name in ("images", "labels"):
         (stage / name).mkdir(parents=True, exist_ok=True)
+    for part in stage.glob("**/.*.part"):  # the folder is ours alone: a killed run left it
+        part.unlink()
     files.write(header, json.dumps(request))
 
 

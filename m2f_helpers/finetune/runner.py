@@ -116,7 +116,7 @@ class CarefulRunner(Runner):
                 part.unlink(missing_ok=True)
         if final.name.startswith("iter_"):  # else it is the best one so far, a copy of one that is there
             self._commit(final)
-            self.saved_step, self.saved_at = self.iter + 1, time.monotonic()
+            self.saved_step, self.saved_at = int(final.stem.split("_")[1]), time.monotonic()
             self.saving_took = self.saved_at - began
 
     @master_only
@@ -195,8 +195,11 @@ class SaveHook(Hook):
         elif stop:
             runner.train_loop.stop_training = True
         if (stop or save) and runner.saved_step <= runner.iter and not self.is_last_train_iter(runner):
-            hook = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
-            hook._save_checkpoint_with_step(runner, runner.iter + 1, meta={})  # counts it, and removes old ones
+            hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+            if hook is None:  # the config does without
+                runner.save_checkpoint(runner.work_dir, f"iter_{runner.iter + 1}.pth", by_epoch=False)
+            else:
+                hook._save_checkpoint_with_step(runner, runner.iter + 1, meta={})  # counts it, and removes old ones
 
 
 def _is_due(runner: Any) -> bool:

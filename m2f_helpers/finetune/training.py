@@ -180,14 +180,6 @@ def described(source: Source) -> str:
     return f"{len(names)} classes: {shown}{own}\n{data}"
 
 
-def read_history(work_dir: str | Path) -> pd.DataFrame:
-    """The history that a run wrote to `history.csv`, one row per step. FileNotFoundError if there is none."""
-    path = Path(work_dir) / "history.csv"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no history; train into this folder first")
-    return pd.read_csv(path)
-
-
 def _run(runner: CarefulRunner, step: StepHook, save: SaveHook, device: str) -> None:
     """Train, and turn what can go wrong on the way into one sentence."""
     try:

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
 from m2f_helpers import files
-from m2f_helpers.images import list_images
+from m2f_helpers.images import dropped, list_images
 from m2f_helpers.inference.segment import Segmentation, segment_each
 from m2f_helpers.palette import IGNORE_COLOR, Palette, ade20k_palette
 from m2f_helpers.plotting import overlay
@@ -29,13 +29,14 @@ class PredictReport:
     """What `predict` wrote: class shares of all images and the files.
 
     `failed` has the reason for each input that failed, `skipped` the results of an earlier `predict` that lay among the
-    inputs.
+    inputs, `notes` a sentence for whatever was left out of an image, such as the other pages of a TIFF.
     """
 
     table: pd.DataFrame
     files: tuple[Path, ...]
     failed: dict[str, str]
     skipped: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def predict(model: Any, inputs: Iterable[str | Path], out: str | Path, *, alpha: float = 0.55) -> PredictReport:
@@ -70,7 +71,7 @@ def predict(model: Any, inputs: Iterable[str | Path], out: str | Path, *, alpha:
     names = row_names(paths)
     targets = _targets(names, out)
     _refuse_foreign_files(out, targets)
-    written, tables = [], []
+    written, tables, notes = [], [], []
     with files.locked(out):
         for path, result in segment_each(model, paths):
             if isinstance(result, Exception):
@@ -82,10 +83,11 @@ def predict(model: Any, inputs: Iterable[str | Path], out: str | Path, *, alpha:
             except (ValueError, OSError, MemoryError) as error:
                 failed[printable(path)] = _fault(error, targets[path][0])
                 continue
+            notes += [f"{printable(path)}: {text}" for text in dropped(path)]
             tables.append(rows[COLUMNS])
             written += targets[path]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
-    return PredictReport(table, (*written, *([out / TABLE] if tables else [])), failed, skipped)
+    return PredictReport(table, (*written, *([out / TABLE] if tables else [])), failed, skipped, tuple(notes))
 
 
 def save_labels(label_map: np.ndarray, path: str | Path, palette: Palette | None = None) -> Path:

@@ -28,7 +28,7 @@ from m2f_helpers.install import mmcv_ops
 PYTHON_RANGE = ((3, 10), (3, 15))  # first included, last excluded; pyproject says the same
 EXACT = {"mmengine": "0.10.7", "mmdet": "3.3.0", "mmsegmentation": "1.2.2"}
 MMCV_LITE = "2.1.0"
-TORCH_FROM = "2.1"
+TORCH_FROM = "2.5"  # the oldest that was run; 2.1 to 2.4 lack `torch.serialization.safe_globals`
 UNDECLARED = {  # imported by mmseg or mmdet, and what breaks without them
     "ftfy": "mmseg imports it without declaring it",
     "regex": "mmseg imports it without declaring it",

@@ -118,6 +118,13 @@ def test_coco_with_two_files_that_number_differently(tmp_path):
         assert np.array_equal(*images)
 
 
+def test_a_json_file_is_a_source_too(tmp_path):
+    exports.coco(tmp_path / "src", form="packed")
+    report = convert(tmp_path / "src/annotations.json", tmp_path / "src/out", ignore=["255"])
+    assert report.format == "coco" and sum(report.pairs.values()) == 6
+    assert str(convert(tmp_path / "src/annotations.json", tmp_path / "src/out", ignore=["255"])) == str(report)
+
+
 def test_map_merges_renames_and_ignores(tmp_path):
     exports.ids(tmp_path / "src")
     report = convert(tmp_path / "src", tmp_path / "dst", mapping={"4": "thing", "9": "4"}, classes=["ground", "thing"])
@@ -457,6 +464,7 @@ BAD = {
         "do not say which colour is which",
     ),
     "group without a match": (ids, {"group": r"video\d"}, "finds nothing in 'images/p0'|finds nothing in 'p0'"),
+    "group, but the source has a split": (exports.split_ids, {"group": "p"}, "its own split.*add --val to part"),
     "group is no regex": (ids, {"group": "("}, "is no regular expression"),
     "one group": (ids, {"group": "p"}, "there is only one group"),
     "label of another size": (

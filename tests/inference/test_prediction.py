@@ -100,6 +100,13 @@ def test_two_folders_with_one_file_name_are_two_rows_and_two_results(model, tmp_
     assert shares.round(3).tolist() == [1, 1], "the same file given twice is one row"
 
 
+def test_what_is_left_out_of_an_image_is_said(model, tmp_path):
+    pages = [Image.fromarray(blocks(60, 80, i)) for i in range(3)]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    report = prediction.predict(model, [tmp_path / "scan.tif"], tmp_path / "out")
+    assert report.notes == (f"{tmp_path / 'scan.tif'}: only the first of 3 frames or pages is read",)
+
+
 def test_names_differ_in_case_only(tmp_path):
     paths = [tmp_path / "A.jpg", tmp_path / "a.jpg"]
     targets = prediction._targets(prediction.row_names(paths), tmp_path)

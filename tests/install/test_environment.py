@@ -78,8 +78,8 @@ FAULTS = {
         "pip install --force-reinstall --no-deps mmdet==3.3.0",
     ),
     "no opencv": (lambda m: without(m, "opencv-python"), "opencv", "pip install opencv-python"),
-    "torch missing": (lambda m: without(m, "torch"), "torch", 'pip install "torch>=2.1"'),
-    "torch old": (lambda m: without(m, torch="1.13.1"), "torch", 'pip install -U "torch>=2.1"'),
+    "torch missing": (lambda m: without(m, "torch"), "torch", 'pip install "torch>=2.5"'),
+    "torch old": (lambda m: without(m, torch="1.13.1"), "torch", 'pip install -U "torch>=2.5"'),
     "torch broken": (
         lambda m: broken(m, "torch", "OSError: libcudart.so.12: cannot open shared object file"),
         "torch",

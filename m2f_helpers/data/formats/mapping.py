@@ -48,7 +48,8 @@ def map_categories(
     Raises: ValueError naming the category, the class or the option that does not fit.
     """
     targets = {row.id: "" if row.ignored else _default(row) for row in categories}  # "": ignored
-    wishes = {}
+    wishes, there = {}, {row.id for row in categories}
+    ignore = [word for word in ignore if str(word) != "255" or 255 in there]  # 255 is ignored anyway
     for word, target in [*((word, "255") for word in ignore), *(mapping or {}).items()]:
         target = _target(str(target), categories)
         wishes |= {row.id: target for row in _find(word, categories)}

@@ -1,0 +1,245 @@
+"""The editions of a class, all from the one source of each notebook: student, teacher, slides, handout, quiz, plan.
+
+What a teacher needs beside a section stands in `texts/NN.json`, by the section's heading: its aim, its minutes, whether
+it may be skipped, mistakes with what to say, questions for the room. A heading without such an entry is an error.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from m2f_helpers import execution, export, files
+from m2f_helpers.classroom import handout, quiz, slides
+from m2f_helpers.classroom.cells import NAME_TAG, SOLUTION, asked_in, read_exercises
+
+TEXTS = Path(__file__).with_name("texts")
+PARTS = ("student", "teacher", "slides", "handout", "quiz")
+PLANS = ((5, "Five lessons"), (8, "Eight lessons"))
+DAY = 360  # minutes of work in one day
+
+
+@dataclass(frozen=True)
+class Section:
+    """What a teacher needs for one section. `mistakes` are pairs: what is seen, what to say."""
+
+    heading: str
+    aim: str
+    minutes: int
+    skip: bool
+    mistakes: tuple[tuple[str, str], ...]
+    questions: tuple[str, ...]
+
+
+def build(out: str | Path, minutes: int = 45, runs: str | Path = "runs", zipped: bool = False) -> dict[str, int]:
+    """Make every edition of the five notebooks in one folder, or leave everything as it was.
+
+    Args:
+        out: the folder; an earlier edition in it is replaced, anything else is refused.
+        minutes: of one lesson.
+        runs: where the teacher's notebooks are executed; data that an earlier `m2f run` prepared there are used again.
+        zipped: pack student and teacher editions into a zip file each as well.
+
+    Returns: number of files by part.
+    Raises: ValueError or OSError in one sentence; then nothing is left behind.
+    """
+    out = Path(out).resolve()
+    if not 20 <= minutes <= 180:
+        raise ValueError(f"expected lessons of 20 to 180 minutes, got {minutes}")
+    if out.exists() and any(out.iterdir()) and not (out / "plan.md").is_file():
+        raise ValueError(f"{out} holds other things than an edition; give a new or empty folder")
+    sources = {name: read_source(path) for name, path in execution.find_notebooks(()).items()}
+    texts = {name: sections(name, notebook) for name, notebook in sources.items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files.remove_orphans(out.parent, f".{out.name}.*.part")
+    work = Path(files.temporary_name(out))
+    try:
+        work.mkdir()
+        write_all(work, sources, texts, minutes, Path(runs).resolve(), zipped)
+        _replace(out, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return {part: sum(path.is_file() for path in (out / part).rglob("*")) for part in PARTS}
+
+
+def write_all(
+    work: Path,
+    sources: Mapping[str, Any],
+    texts: Mapping[str, list[Section]],
+    minutes: int,
+    runs: Path,
+    zipped: bool,
+) -> None:
+    """Every part, into a folder that exists."""
+    for part in PARTS:
+        (work / part).mkdir()
+    for name, source in sources.items():
+        nbformat.write(student(source, name), work / "student" / f"{name}.ipynb")
+        executed = run_teacher(teacher(source, texts[name]), name, runs)
+        nbformat.write(executed, work / "teacher" / f"{name}.ipynb")
+        title = export.title_of(source)
+        files.write(work / "slides" / f"{name}.html", slides.page(executed, title, texts[name]))
+        handout.write(work / "handout", name, executed, title)
+    quiz.write(work / "quiz")
+    files.write(work / "plan.md", plan(texts, minutes))
+    for part in ("student", "teacher") if zipped else ():
+        shutil.make_archive(str(work / part), "zip", work / part)
+
+
+def read_source(path: Path) -> Any:
+    """A notebook as it is in the project. ValueError for one that is no notebook, or holds outputs."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:
+        raise ValueError(f"{path} is not a notebook: {' '.join(str(error).split())[:120]}") from None
+    if any(cell.get("outputs") for cell in notebook.cells):
+        raise ValueError(f"{path} holds outputs: strip it first (nbstripout --keep-id {path})")
+    return notebook
+
+
+def headings(notebook: Any) -> list[str]:
+    """The numbered sections of a notebook, in order: `02.1 Images of every size`."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return re.findall(r"^## (\d\d\.\d+ .+)$", text, re.M)
+
+
+def sections(name: str, notebook: Any) -> list[Section]:
+    """The teacher's texts of a notebook, in the order of its sections. ValueError naming a section without one."""
+    path = TEXTS / f"{name[:2]}.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    lost = [heading for heading in headings(notebook) if heading not in known]
+    if lost:
+        raise ValueError(f"{path.name} has no text for the section {lost[0]!r} of {name}")
+    return [_section(heading, known[heading]) for heading in headings(notebook)]
+
+
+def _section(heading: str, entry: dict[str, Any]) -> Section:
+    mistakes = tuple((seen, say) for seen, say in entry["mistakes"])
+    return Section(heading, entry["aim"], entry["minutes"], entry["skip"], mistakes, tuple(entry["questions"]))
+
+
+def student(source: Any, name: str) -> Any:
+    """No solutions, a cell for the name, and the metadata by which nbgrader grades it."""
+    edition = copy.deepcopy(source)
+    edition.metadata["m2f"] = {"edition": "student", "notebook": name}
+    cells = []
+    for cell in edition.cells:
+        if cell.cell_type == "markdown":
+            cell.source = SOLUTION.sub("", cell.source).strip()
+            if not cell.source:
+                continue
+        cells.append(cell)
+        if number := asked_in(cell):
+            cell.metadata["nbgrader"] = _nbgrader(f"answer-{number}", solution=True)
+            proof = f'from m2f_helpers.exercises import is_solved\n\nassert is_solved("{number}"), "{number}: not yet"'
+            tags = ["raises-exception"]  # until it is solved, "Run all" goes on behind it
+            question = nbformat.v4.new_code_cell(proof, metadata={"tags": tags})
+            question.metadata["nbgrader"] = _nbgrader(f"grade-{number}", grade=True)
+            cells.append(question)
+    name_cell = nbformat.v4.new_code_cell('STUDENT = ""  # your name', metadata={"tags": [NAME_TAG]})
+    edition.cells = [cells[0], name_cell, *cells[1:]]
+    for position, cell in enumerate(edition.cells):  # ids that stay the same from one build to the next
+        cell["id"] = cell.get("id") if cell in source.cells else f"class-{name[:2]}-{position}"
+    return edition
+
+
+def _nbgrader(grade_id: str, solution: bool = False, grade: bool = False) -> dict[str, Any]:
+    """Metadata of nbgrader's schema 3: a cell that the student fills, or a locked one that is worth a point."""
+    points = {"points": 1} if grade else {}
+    kind = {"grade": grade, "solution": solution, "locked": grade, "task": False, "schema_version": 3}
+    return {"grade_id": grade_id.replace(".", "-"), "cell_type": "code", **kind, **points}
+
+
+def teacher(source: Any, texts: Sequence[Section]) -> Any:
+    """Solutions filled in, and a note at the head of each section."""
+    edition = copy.deepcopy(source)
+    for exercise in read_exercises(source):
+        cell = edition.cells[exercise.cell]
+        started = cell.source.replace(exercise.question, "").rstrip()
+        cell.source = f"{started}\n\n# Solution\n{exercise.solution}\n{exercise.question}"
+    notes = {section.heading: note(section) for section in texts}
+    for cell in edition.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"^## (.+)$", lambda match: _with_note(match, notes), cell.source, flags=re.M)
+    return edition
+
+
+def _with_note(match: re.Match, notes: Mapping[str, str]) -> str:
+    return match[0] + (f"\n\n{notes[match[1]]}" if match[1] in notes else "")
+
+
+def note(section: Section) -> str:
+    """The teacher's text of a section as a block quote."""
+    lines = [f"**For the teacher.** {section.aim} ({section.minutes} min{', may be skipped' if section.skip else ''})"]
+    lines += [f"- *Seen:* {seen} *Say:* {say}" for seen, say in section.mistakes]
+    lines += [f"- *Ask:* {question}" for question in section.questions]
+    return "\n".join(f"> {line}" for line in [lines[0], "", *lines[1:]])
+
+
+def run_teacher(edition: Any, name: str, runs: Path) -> Any:
+    """Execute a teacher's notebook; what it makes stays in `runs`, the notebook itself does not."""
+    runs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / f"{name}.ipynb"
+        nbformat.write(edition, path)
+        run = execution.run_notebook(f"{name}.teacher", path, runs, {"OUT_DIR": str(runs)})
+        if run.error:
+            raise ValueError(f"the teacher's edition does not run: {run.error}")
+        executed = nbformat.read(run.path, as_version=4)
+        os.unlink(run.path)
+    return executed
+
+
+def plan(texts: Mapping[str, Sequence[Section]], minutes: int) -> str:
+    """The plans as Markdown: five and eight lessons, one day, and what has to be ready before."""
+    everything = [section for name in sorted(texts) for section in texts[name]]
+    lines = ["# Plan", "", (TEXTS / "before.md").read_text(encoding="utf-8").strip()]
+    for lessons, title in PLANS:
+        parts = divide(choose(everything, lessons * minutes), lessons)
+        lines += ["", f"## {title} of {minutes} minutes", ""]
+        lines += [f"{i}. {_named(part)}" for i, part in enumerate(parts, start=1)]
+    lines += ["", "## One day", "", f"{_named(choose(everything, DAY))}. A break after each notebook.", ""]
+    return "\n".join(lines)
+
+
+def choose(everything: Sequence[Section], minutes: int) -> list[Section]:
+    """The sections that fit: what may be skipped goes first, from the longest on, then the longest of the rest."""
+    chosen = list(everything)
+    for section in sorted(everything, key=lambda section: (not section.skip, -section.minutes)):
+        if sum(kept.minutes for kept in chosen) <= minutes:
+            break
+        chosen.remove(section)
+    return chosen
+
+
+def divide(chosen: Sequence[Section], lessons: int) -> list[list[Section]]:
+    """The sections in order, cut into lessons of as nearly equal length as whole sections allow."""
+    total, parts, passed = sum(section.minutes for section in chosen), [[] for _ in range(lessons)], 0
+    for section in chosen:
+        middle = passed + section.minutes / 2
+        parts[min(lessons - 1, int(middle / total * lessons))].append(section)
+        passed += section.minutes
+    return parts
+
+
+def _named(part: Sequence[Section]) -> str:
+    return "; ".join(f"{section.heading} ({section.minutes} min)" for section in part)
+
+
+def _replace(out: Path, work: Path) -> None:
+    """Put the finished folder in the place of the old one, which goes only when the new one stands."""
+    aside = out.with_name(f".{out.name}.{os.getpid()}.old.part")
+    if out.exists():
+        os.rename(out, aside)
+    os.rename(work, out)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,209 @@
+"""Editions: students get no answer, teachers get everything, each is made whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import nbformat
+import pytest
+
+from m2f_helpers import execution, exercises
+from m2f_helpers.classroom import editions, handout, quiz, slides
+from m2f_helpers.classroom.cells import NAME_TAG, asked_in, read_exercises
+
+SOURCES = {name: editions.read_source(path) for name, path in execution.find_notebooks(()).items()}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_section_has_a_teacher_s_text_and_every_text_a_section(name):
+    found = editions.sections(name, SOURCES[name])
+    known = json.loads((editions.TEXTS / f"{name[:2]}.json").read_text(encoding="utf-8"))
+    assert [section.heading for section in found] == list(known), "the texts stand in the order of the sections"
+    assert all(section.aim and section.mistakes and section.questions for section in found)
+    assert all(3 <= section.minutes <= 20 for section in found)
+
+
+def test_a_moved_heading_is_named():
+    changed = nbformat.from_dict(json.loads(json.dumps(SOURCES["02_resize_ade20k"])))
+    for cell in changed.cells:
+        cell.source = cell.source.replace("## 02.1 ", "## 02.1 Many ")
+    with pytest.raises(ValueError, match=r"02.json has no text for the section '02.1 Many"):
+        editions.sections("02_resize_ade20k", changed)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_no_solution_is_in_the_student_s_edition(name):
+    source, edition = SOURCES[name], editions.student(SOURCES[name], name)
+    nbformat.validate(edition)
+    text = re.sub(r"\s+", " ", "\n".join(cell.source for cell in edition.cells))
+    asked = read_exercises(source)
+    assert len(asked) >= 4 and "Solution" not in text
+    for exercise in asked:
+        assert re.sub(r"\s+", " ", exercise.solution).strip() not in text, exercise.number
+        explained = re.search(rf"### Solution {exercise.number}\n(.*?)</details>", _words(source), re.S)
+        prose = [re.sub(r"\s+", " ", line).strip() for line in explained[1].split("```")[-1].splitlines()]
+        assert not [line for line in prose if len(line) > 25 and line in text]
+    assert f"### Exercise {asked[0].number}" in "\n".join(cell.source for cell in edition.cells)
+
+
+def _words(notebook):
+    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def test_student_s_cells_carry_what_nbgrader_reads():
+    edition = editions.student(SOURCES["02_resize_ade20k"], "02_resize_ade20k")
+    marked = [cell.metadata.nbgrader for cell in edition.cells if "nbgrader" in cell.metadata]
+    answers, grades = [m for m in marked if m.solution], [m for m in marked if m.grade]
+    assert len(answers) == len(grades) == len(read_exercises(SOURCES["02_resize_ade20k"]))
+    assert all(m.locked and m.points == 1 and not m.solution and m.schema_version == 3 for m in grades)
+    assert len({m.grade_id for m in marked}) == len(marked) and not any(m.locked for m in answers)
+    assert [c.source for c in edition.cells if NAME_TAG in c.metadata.get("tags", [])] == ['STUDENT = ""  # your name']
+    assert edition == editions.student(SOURCES["02_resize_ade20k"], "02_resize_ade20k"), "the same at every build"
+
+
+def test_the_locked_cell_fails_until_the_exercise_is_solved(monkeypatch):
+    edition = editions.student(SOURCES["02_resize_ade20k"], "02_resize_ade20k")
+    proof = next(c.source for c in edition.cells if c.metadata.get("nbgrader", {}).get("grade_id") == "grade-02-1")
+    monkeypatch.setattr(exercises, "_solved", set())
+    with pytest.raises(AssertionError, match="02.1: not yet"):
+        exec(proof, {})
+    exercises._solved.add("02.1")
+    exec(proof, {})
+
+
+def test_teacher_s_edition_has_solutions_and_notes():
+    name = "02_resize_ade20k"
+    edition = editions.teacher(SOURCES[name], editions.sections(name, SOURCES[name]))
+    for exercise in read_exercises(SOURCES[name]):
+        cell = next(cell for cell in edition.cells if asked_in(cell) == exercise.number)
+        assert exercise.solution.strip() in cell.source and cell.source.rstrip().endswith(exercise.question)
+    text = _words(edition)
+    assert text.count("**For the teacher.**") == len(editions.headings(SOURCES[name]))
+    assert "For the teacher" not in _words(slides.without_notes(edition))
+
+
+def section(minutes, skip=False, heading="x"):
+    return editions.Section(heading, "", minutes, skip, (), ())
+
+
+def test_plans_keep_the_order_and_drop_what_may_be_skipped_first():
+    everything = [section(m, s, h) for m, s, h in [(10, 0, "a"), (10, 1, "b"), (20, 1, "c"), (10, 0, "d")]]
+    assert [kept.heading for kept in editions.choose(everything, 30)] == ["a", "b", "d"]
+    assert [kept.heading for kept in editions.choose(everything, 20)] == ["a", "d"]
+    parts = editions.divide([section(10) for _ in range(9)], 3)
+    assert [len(part) for part in parts] == [3, 3, 3]
+
+
+def test_the_plan_of_the_tutorial_fits_its_lessons():
+    texts = {name: editions.sections(name, source) for name, source in SOURCES.items()}
+    text = editions.plan(texts, 45)
+    for title, lessons in (("Five lessons", 5), ("Eight lessons", 8)):
+        block = text.split(f"## {title}")[1].split("\n## ")[0]
+        each = [sum(map(int, re.findall(r"\((\d+) min\)", line))) for line in re.findall(r"^\d+\. .*$", block, re.M)]
+        assert len(each) == lessons and max(each) <= 45 + 8 and min(each) >= 20, each
+
+
+def test_the_quiz_accepts_its_answers_and_only_these():
+    questions = quiz.read_questions()
+    assert len(questions) == 20 and all(len(set(q.options)) == 4 and q.reason for q in questions)
+    assert {q.right for q in questions} == {0, 1, 2, 3}
+    for q in questions:
+        sealed = exercises._load("90")[q.number]
+        assert [exercises.compare(letter, sealed)[0] for letter in quiz.LETTERS] == [i == q.right for i in range(4)]
+    text = "\n".join(cell.source for cell in quiz.notebook(questions).cells)
+    assert not any(q.reason in text for q in questions)
+
+
+def test_gift_escapes_what_moodle_would_read_as_its_own():
+    question = quiz.Question("90.1", "Is {a} = b?", ("~1", "#2", "3:4", "5"), 2, "Because 3:4 = 0.75.")
+    assert quiz.gift([question]) == (
+        "::90.1::[markdown]Is \\{a\\} \\= b? {\n  ~\\~1\n  ~\\#2\n  =3\\:4\n  ~5\n  ####Because 3\\:4 \\= 0.75.\n}\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Everything, for notebook 01 alone; its text says what the others' would."""
+    pytest.importorskip("sphinx_revealjs", reason="the extra classroom is not installed")
+    root = tmp_path_factory.mktemp("class")
+    patch = pytest.MonkeyPatch()
+    chosen = {"01_install": execution.list_notebooks()["01_install"]}
+    patch.setattr(execution, "find_notebooks", lambda wanted: chosen)
+    yield root, editions.build(root / "class", runs=root / "runs", zipped=True)
+    patch.undo()
+
+
+@pytest.mark.slow
+def test_a_build_has_every_part(built):
+    root, counts = built
+    assert counts == {"student": 1, "teacher": 1, "slides": 1, "handout": 1, "quiz": 3}
+    assert {path.name for path in (root / "class").iterdir()} == {*counts, "plan.md", "student.zip", "teacher.zip"}
+    executed = nbformat.read(root / "class" / "teacher" / "01_install.ipynb", 4)
+    said = [
+        out.data["text/plain"]
+        for cell in executed.cells
+        for out in cell.get("outputs", [])
+        if exercises.MIME in out.get("data", {})
+    ]
+    assert len(said) == len(read_exercises(SOURCES["01_install"])) and all(": right." in text for text in said)
+    assert [path.name for path in root.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.slow
+def test_slides_stand_alone(built):
+    text = (built[0] / "class" / "slides" / "01_install.html").read_text(encoding="utf-8")
+    frame = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
+    assert not re.findall(r"<(?:img|link|script|iframe)[^>]+(?:src|href)=.https?:", frame)
+    assert "Reveal.initialize" in text and text.count("<section>") > 20 and text.count('class="notes"') >= 5
+    assert "# Solution" not in text and "For the teacher" not in text
+
+
+@pytest.mark.slow
+def test_a_handout_is_two_pages(built):
+    (path,) = (built[0] / "class" / "handout").iterdir()
+    if path.suffix == ".html":
+        pytest.skip("no browser is here to print with")
+    assert len(re.findall(rb"/Type\s*/Page\b(?!s)", path.read_bytes())) == 2
+
+
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other things than an edition"):
+        editions.build(tmp_path)
+    with pytest.raises(ValueError, match="expected lessons of 20 to 180 minutes, got 5"):
+        editions.build(tmp_path / "new", minutes=5)
+    (tmp_path / "no.ipynb").write_text("my dog ate it")
+    with pytest.raises(ValueError, match=r"no.ipynb is not a notebook"):
+        editions.read_source(tmp_path / "no.ipynb")
+    dirty = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("stream", text="1")])]
+    )
+    nbformat.write(dirty, tmp_path / "dirty.ipynb")
+    with pytest.raises(ValueError, match=r"dirty.ipynb holds outputs: strip it first"):
+        editions.read_source(tmp_path / "dirty.ipynb")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_build_that_fails_keeps_the_last_one(tmp_path, monkeypatch):
+    out = tmp_path / "class"
+    out.mkdir()
+    (out / "plan.md").write_text("last year's")
+
+    def full(*rest):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(editions, "write_all", full)
+    with pytest.raises(OSError, match="No space left"):
+        editions.build(out)
+    assert (out / "plan.md").read_text() == "last year's"
+    assert [path.name for path in tmp_path.iterdir()] == ["class"]
+
+
+def test_without_a_browser_the_handout_is_a_page_for_print(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    path = handout.write(tmp_path, "02", SOURCES["02_resize_ade20k"], "02 Resize ADE20K")
+    text = path.read_text(encoding="utf-8")
+    assert path.name == "02.html" and "@page { size: A4" in text and "Exercise 02.1" in text
+    assert "Solution" not in text

@@ -260,7 +260,7 @@ def fetch(name: str, out: str | None) -> None:
 @click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("runs"))
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default="notebooks/figures")
 def figures(runs: Path, folder: Path) -> None:
-    """Take the README's pictures out of the executed notebooks in RUNS and write them to FOLDER."""
+    """Take the README's figures out of the executed notebooks in RUNS and write them to FOLDER."""
     import nbformat
 
     from m2f_helpers import execution
@@ -338,7 +338,7 @@ def prepare(src, dst, size, mode, workers, classes, zero_is_other) -> None:
 
 
 @main.command()
-@click.option("--work", default="runs/pretrain", show_default=True, help="Folder for the pictures and the run.")
+@click.option("--work", default="runs/pretrain", show_default=True, help="Folder for the images and the run.")
 @click.option("--out", default="runs/pretrain/demo_day.pth", show_default=True, help="File to write.")
 @click.option("--iterations", default=0, help="Other number of steps than the recipe's.")
 @click.option("--device", help="cpu, cuda or mps.  [default: what is there]")

@@ -342,7 +342,7 @@ def drop_step(source: Source, kind: str) -> Edited:
 
 
 def set_test_size(source: Source, size: Sequence[int]) -> Edited:
-    """Resize pictures at validation, test and inference.
+    """Resize images at validation, test and inference.
 
     Args:
         source: config, or what another edit returned.
@@ -358,7 +358,7 @@ def set_test_size(source: Source, size: Sequence[int]) -> Edited:
 
 
 def set_batch(source: Source, batch_size: int, learning_rate: float | None = None, reason: str = "") -> Edited:
-    """Change the number of training pictures per step and device, and with it the learning rate.
+    """Change the number of training images per step and device, and with it the learning rate.
 
     Args:
         source: config, or what another edit returned.
@@ -446,7 +446,7 @@ def class_names(cfg: Config) -> list[str]:
 
 
 def set_workers(source: Source, workers: int) -> Edited:
-    """Number of processes that load pictures, for all three data loaders; 0 loads in the main process."""
+    """Number of processes that load images, for all three data loaders; 0 loads in the main process."""
     if workers < 0:
         raise ValueError(f"expected a number of workers of at least 0, got {workers}")
     values = {}

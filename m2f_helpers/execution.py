@@ -275,23 +275,23 @@ def _short(value: Any) -> str:
 
 
 def export_figures(notebook: Any, folder: Path) -> list[Path]:
-    """Write the pictures of an executed notebook that the README shows.
+    """Write the figures of an executed notebook that the README shows.
 
     Args:
-        notebook: an `nbformat.NotebookNode` with outputs; its cells tagged `figure-NAME` hold the pictures.
+        notebook: an `nbformat.NotebookNode` with outputs; its cells tagged `figure-NAME` hold them.
         folder: where `NAME.png` goes.
 
     Returns: the files written.
-    Raises: ValueError if a tagged cell has no picture.
+    Raises: ValueError if a tagged cell has no figure.
     """
     written = []
     for cell in notebook.cells:
         names = [tag.removeprefix("figure-") for tag in cell.metadata.get("tags", []) if tag.startswith("figure-")]
         for name in names:
-            pictures = [o["data"]["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
-            if not pictures:
-                raise ValueError(f"the cell tagged figure-{name} has no picture: was the notebook executed?")
+            drawn = [o["data"]["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+            if not drawn:
+                raise ValueError(f"the cell tagged figure-{name} has no figure: was the notebook executed?")
             path = Path(folder) / f"{name}.png"
-            files.write(path, base64.b64decode(pictures[0]))
+            files.write(path, base64.b64decode(drawn[0]))
             written.append(path)
     return written

@@ -125,13 +125,20 @@ class InUse(ValueError):
 def locked(folder: str | Path) -> Iterator[None]:
     """Keep an output folder, made if needed, for this process as long as the `with` lasts.
 
-    The system itself lets go of the lock when the process ends, however that happens.
-
     Raises: InUse, which says who holds the folder.
+    """
+    with holding(make_folder(folder) / LOCK, folder):
+        yield
+
+
+@contextmanager
+def holding(path: Path, folder: str | Path) -> Iterator[None]:
+    """Hold a lock file that speaks for `folder`. The system lets go of it when the process ends, however that happens.
+
+    Raises: InUse, which says who holds it.
     """
     from filelock import FileLock, Timeout  # here, because worker processes start without it
 
-    path = make_folder(folder) / LOCK
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

@@ -48,7 +48,7 @@ class SceneClass:
 
 @dataclass(frozen=True)
 class DecodedColors:
-    """What a colour picture says about class ids, and what it cannot say.
+    """What a colour image says about class ids, and what it cannot say.
 
     `label_map` is `(H, W)` uint8, 255 where the colour does not settle the class. `ambiguous` and `unknown` give the
     number of such pixels: ambiguous by the tuple of class ids that share the colour, unknown by the colour.
@@ -136,7 +136,7 @@ class Palette:
         Args:
             label_map: class ids, `(H, W)` integers 0..num_classes-1, or 255 = ignore (painted grey 128).
 
-        Returns: RGB picture, `(H, W, 3)` uint8.
+        Returns: RGB image, `(H, W, 3)` uint8.
         Raises: ValueError for another shape or dtype, or an id that has no colour.
         """
         label_map = np.asarray(label_map)
@@ -153,21 +153,19 @@ class Palette:
         table[IGNORE] = IGNORE_COLOR
         return table[label_map]
 
-    def decode(self, picture: np.ndarray) -> DecodedColors:
-        """Read class ids back from a colour picture; the inverse of `colorize` wherever a colour has one owner.
+    def decode(self, image: np.ndarray) -> DecodedColors:
+        """Read class ids back from a colour image; the inverse of `colorize` wherever a colour has one owner.
 
         Args:
-            picture: RGB, `(H, W, 3)` uint8.
+            image: RGB, `(H, W, 3)` uint8.
 
         Returns: label map, and the pixels whose colour has two owners or none: those are 255, reported, not guessed.
         Raises: ValueError for another shape or dtype.
         """
-        picture = np.asarray(picture)
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-            raise ValueError(
-                f"expected an RGB picture (H, W, 3) uint8, got shape {picture.shape}, dtype {picture.dtype}"
-            )
-        codes = picture.astype(np.int64) @ np.array([65536, 256, 1])
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"expected an RGB image (H, W, 3) uint8, got shape {image.shape}, dtype {image.dtype}")
+        codes = image.astype(np.int64) @ np.array([65536, 256, 1])
         found, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
         owners = {tuple(entry.color): (entry.id,) for entry in self.classes} | self.shared_colors
         values = np.full(len(found), IGNORE, dtype=np.uint8)
@@ -181,7 +179,7 @@ class Palette:
                 ambiguous[ids] = count
             elif color != IGNORE_COLOR:
                 unknown[color] = count
-        return DecodedColors(values[inverse].reshape(picture.shape[:2]), ambiguous, unknown)
+        return DecodedColors(values[inverse].reshape(image.shape[:2]), ambiguous, unknown)
 
 
 def load_palette(path: str | Path | None = None) -> Palette:

@@ -71,17 +71,17 @@ class Profile:
         weights: weights that fine-tuning starts from: `"demo_day"` (in the package) or a name in mmseg's metafile.
         model_changes: what is different from the published config, `{reason: {dotted key: value}}`.
         crop_size: training crop, `[H, W]` pixels.
-        scales: shorter side to which a training picture is resized before the crop; one is drawn at random, pixels.
+        scales: shorter side to which a training image is resized before the crop; one is drawn at random, pixels.
         max_size: largest longer side after that resize, pixels.
-        test_size: `[shorter, longer]` side limit at inference, pixels; the picture keeps its aspect ratio. The class
+        test_size: `[shorter, longer]` side limit at inference, pixels; the image keeps its aspect ratio. The class
             map is
             scaled back and compared with the labels at their full size.
-        batch_size: training pictures per step and device.
+        batch_size: training images per step and device.
         learning_rate: of AdamW at the start; a polynomial schedule takes it to 0.
         learning_reason: why this batch and this rate.
         iterations: steps of a fine-tune when there is enough data.
         max_epochs: no more steps than this many passes over the data.
-        max_val: validate on at most this many pictures; 0 means all.
+        max_val: validate on at most this many images; 0 means all.
         log_interval: steps between two lines of the log file.
         dropped_steps: steps of the training pipeline that are left out.
         train_scenes, val_scenes: number of drawn scenes when there is no data set.
@@ -107,14 +107,14 @@ class Profile:
     published: str = PUBLISHED
     model_changes: Mapping[str, Any] = field(default_factory=dict)
 
-    def iterations_for(self, pictures: int) -> int:
-        """Steps of a fine-tune on that many pictures: `iterations`, but at most `max_epochs` passes over the data.
+    def iterations_for(self, images: int) -> int:
+        """Steps of a fine-tune on that many images: `iterations`, but at most `max_epochs` passes over the data.
 
-        Raises: ValueError if there is no picture.
+        Raises: ValueError if there is no image.
         """
-        if pictures < 1:
-            raise ValueError(f"expected at least one training picture, got {pictures}")
-        return min(self.iterations, max(2, ceil(self.max_epochs * pictures / self.batch_size)))
+        if images < 1:
+            raise ValueError(f"expected at least one training image, got {images}")
+        return min(self.iterations, max(2, ceil(self.max_epochs * images / self.batch_size)))
 
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(

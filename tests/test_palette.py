@@ -105,7 +105,7 @@ def test_colorize_refuses(label_map, message):
 
 
 def test_decode_refuses_a_label_map():
-    with pytest.raises(ValueError, match=r"expected an RGB picture \(H, W, 3\) uint8, got shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"expected an RGB image \(H, W, 3\) uint8, got shape \(2, 2\)"):
         ade20k_palette().decode(np.zeros((2, 2), dtype=np.uint8))
 
 

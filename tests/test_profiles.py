@@ -32,5 +32,5 @@ def test_steps_follow_the_number_of_pictures_up_to_a_limit(pictures, expected):
 
 
 def test_no_picture_no_steps():
-    with pytest.raises(ValueError, match="at least one training picture, got 0"):
+    with pytest.raises(ValueError, match="at least one training image, got 0"):
         get_profile("demo").iterations_for(0)

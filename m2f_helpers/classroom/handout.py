@@ -63,7 +63,7 @@ def page(executed: Any, title: str) -> str:
     text = "\n\n".join(cell.source for cell in shown.cells if cell.cell_type == "markdown")
     tasks = re.findall(r"^### ((?:Exercise|Project) \d\d.*?)(?=^### |^## |\Z)", text, re.M | re.S)
     blocks = "".join(f"<div>{_html('### ' + task)}</div>" for task in tasks)
-    figures = "".join(f"<figure>{image}</figure>" for image in pictures(shown)[:FIGURES])
+    figures = "".join(f"<figure>{image}</figure>" for image in figures_of(shown)[:FIGURES])
     learn, summary = (_html(_part(text, heading)) for heading in ("What you will learn", "Summary"))
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style></head><body>
@@ -73,7 +73,7 @@ def page(executed: Any, title: str) -> str:
 """
 
 
-def pictures(executed: Any) -> list[str]:
+def figures_of(executed: Any) -> list[str]:
     """The figures as `<img>`, spread over the notebook: the largest of each quarter first comes first."""
     shown = export.static_outputs(executed)
     outputs = [output.get("data", {}) for cell in shown.cells for output in cell.get("outputs", [])]

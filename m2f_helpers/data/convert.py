@@ -22,7 +22,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -199,28 +198,21 @@ def _earlier(dst: Path, request: dict) -> Conversion:
 def _staging(dst: Path, request: dict) -> Iterator[Path]:
     """A folder beside `dst` to work in, for one process; what an equal run left there is taken up."""
     stage = dst.parent / f".{dst.name}.convert"
-    lock = FileLock(f"{stage}.lock")
-    try:
-        dst.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except PermissionError:
-        raise PermissionError(f"{dst.parent} may not be written to: choose another folder") from None
-    except Timeout:
-        raise ValueError(f"another process is converting into {dst}: wait for it, or give another folder") from None
-    try:
-        _take_up(stage, request)
-        yield stage
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(f"the disk is full; make room and run again, {dst} goes on from here") from None
-        shutil.rmtree(stage, ignore_errors=True)
-        raise
-    except ValueError:
-        shutil.rmtree(stage, ignore_errors=True)
-        raise
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+    lock = files.make_folder(dst.parent) / f"{stage.name}.lock"
+    with files.holding(lock, dst):
+        try:
+            _take_up(stage, request)
+            yield stage
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(f"the disk is full; make room and run again, {dst} goes on from here") from None
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+        except ValueError:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _take_up(stage: Path, request: dict) -> None:

@@ -72,7 +72,7 @@ class Job:
 
 
 def outputs(dst: Path, key: str) -> tuple[str, str]:
-    """Picture and label map of `key` below `dst`."""
+    """Image and label map of `key` below `dst`."""
     return os.path.join(dst, "images", f"{key}.jpg"), os.path.join(dst, "annotations", f"{key}.png")
 
 

@@ -1,6 +1,6 @@
 """The first batch and the first loss, looked at before anything is trained. Taught in notebook 04.
 
-Most mistakes in data can be seen in one batch: a label map that does not lie on its picture, colours in the wrong
+Most mistakes in data can be seen in one batch: a label map that does not lie on its image, colours in the wrong
 order, classes that are off by one. And most mistakes in a model show in its very first loss, which can be predicted
 with a pencil.
 """
@@ -41,7 +41,7 @@ class Batch:
 
     @property
     def mask_shares(self) -> np.ndarray:
-        """Part of its picture, 0..1, that each ground-truth mask covers: one mask per class and picture."""
+        """Part of its image, 0..1, that each ground-truth mask covers: one mask per class and image."""
         maps = self.label_maps
         return np.array([np.mean(m == i) for m in maps for i in np.unique(m) if i != IGNORE])
 
@@ -51,7 +51,7 @@ def first_batch(source: Source, model: Any, seed: int = 0) -> Batch:
 
     Args:
         source: config with data.
-        model: from `config.build_model`; its data preprocessor turns uint8 BGR pictures into what the network takes.
+        model: from `config.build_model`; its data preprocessor turns uint8 BGR images into what the network takes.
         seed: of order, resize, crop and flip.
 
     Returns: the batch, padded to one size.

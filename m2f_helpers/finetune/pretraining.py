@@ -21,7 +21,7 @@ SCENES_SEED = 1  # none of these scenes is among the ones that the notebooks dra
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the shipped weights are made; the defaults are the ones that made them. Pictures are 512 x 512, as in
+    """How the shipped weights are made; the defaults are the ones that made them. Images are 512 x 512, as in
     notebook 02."""
 
     scenes: int = 1200
@@ -37,7 +37,7 @@ def pretrain(work_dir: str | Path, out: str | Path, recipe: Recipe | None = None
     """Draw day scenes, train the demo model on them from random weights, and write the weights in 16 bit.
 
     Args:
-        work_dir: for the pictures and the run; a run that was stopped goes on from its newest checkpoint.
+        work_dir: for the images and the run; a run that was stopped goes on from its newest checkpoint.
         out: the `.pth` file to write; a `.json` beside it says hash, mIoU and recipe.
         recipe: None takes the one that made the shipped weights.
         device: see `training.train`.
@@ -46,9 +46,9 @@ def pretrain(work_dir: str | Path, out: str | Path, recipe: Recipe | None = None
     """
     recipe, work_dir, out = recipe or Recipe(), Path(work_dir), Path(out)
     drawn = make_scenes(work_dir / "day", recipe.scenes, recipe.val_scenes, "day", SCENES_SEED)
-    pictures = prepare(drawn, work_dir / "prepared", workers=1).root
+    images = prepare(drawn, work_dir / "prepared", workers=1).root
     # all steps of the published pipeline, colour changes too: the weights must not fall apart in another light
-    edited = config.set_data(config.profile_edits(replace(get_profile("demo"), dropped_steps=())), pictures)
+    edited = config.set_data(config.profile_edits(replace(get_profile("demo"), dropped_steps=())), images)
     edited = config.set_crop(edited, [recipe.crop, recipe.crop], scales=recipe.scales)
     edited = config.set_batch(edited, 8, recipe.learning_rate)
     edited = config.set_schedule(

@@ -78,7 +78,7 @@ def class_explorer(results: Mapping[str, Any]) -> Explorer:
 
     Returns: controls `choice`, `opacity`, `classes` (ids), the buttons `all` and `none`, outputs `image` and `words`.
     """
-    results = _some(results)
+    results = _at_least_one(results)
     shown = {name: (_shrink(result.image), _shrink(result.label_map)) for name, result in results.items()}
     choice = ipw.Dropdown(options=list(results), description="image")
     opacity = ipw.FloatSlider(value=0.55, min=0, max=1, step=0.05, description="opacity")
@@ -132,7 +132,7 @@ def query_explorer(results: Mapping[str, Any]) -> Explorer:
     Returns: controls `choice`, `query` (its index), `layer` (0: before the first) and `show`, outputs `image` and
         `words`.
     """
-    results = _some(results)
+    results = _at_least_one(results)
     if not all(result.layers for result in results.values()):
         raise ValueError("the layers were not kept: call segment(model, image, layers=True)")
     options = {name: [(str(query.index), query.index) for query in result.queries] for name, result in results.items()}
@@ -330,7 +330,7 @@ def _received(text: str) -> tuple[str, np.ndarray]:
     return f"{name}, {size}", pixels
 
 
-def _some(results: Mapping[str, Any]) -> Mapping[str, Any]:
+def _at_least_one(results: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(results, Mapping) or not results:
         raise ValueError(f"expected at least one segmented image by name, got {type(results).__name__} of nothing")
     return results

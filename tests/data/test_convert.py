@@ -342,7 +342,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
 
 def test_two_at_once_the_second_is_refused(tmp_path):
     exports.ids(tmp_path / "src")
-    with conversion._staging(tmp_path / "dst", {}), pytest.raises(ValueError, match="another process is converting"):
+    with conversion._staging(tmp_path / "dst", {}), pytest.raises(ValueError, match=r"dst is in use by process \d+ "):
         convert(tmp_path / "src", tmp_path / "dst")
 
 

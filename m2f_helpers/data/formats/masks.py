@@ -111,7 +111,7 @@ def _unnamed(seen: dict[int, str]) -> list[Category]:
 
 
 def binary_source(root: Path, why: str, table: Table | None) -> Source:
-    """Masks of 0 and 255: one a picture, or one for each class, of which the smaller wins where they overlap."""
+    """Masks of 0 and 255: one an image, or one for each class, of which the smaller wins where they overlap."""
     matches, notes = pairing.match_masks(root)
     items = [Item(m.key, m.image, m.split, tuple(m.masks.values()), tuple(m.masks)) for m in matches]
     names = sorted({name for match in matches for name in match.masks})

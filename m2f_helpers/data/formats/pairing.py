@@ -37,18 +37,18 @@ def match_masks(root: Path) -> tuple[list[Match], list[str]]:
     """
     images, masks = _sort(root)
     found: dict[str, dict[str, Path]] = defaultdict(dict)
-    lonely = []
+    unmatched = []
     for path, key in masks:
         place = next(_places(key, images), None)
         if place is None:
-            lonely.append(path)
+            unmatched.append(path)
         elif other := found[place[0]].get(place[1]):
             raise ValueError(f"{path} and {other} are both masks of {images[place[0]]}: remove one")
         else:
             found[place[0]][place[1]] = path
     if not found:
         raise ValueError(_nothing(root, images, masks))
-    return _matches(images, found), _left_over(images, found, lonely, root)
+    return _matches(images, found), _left_over(images, found, unmatched, root)
 
 
 def _matches(images: dict[str, Path], found: dict[str, dict[str, Path]]) -> list[Match]:
@@ -125,10 +125,12 @@ def _nothing(root: Path, images: dict, masks: list) -> str:
     return f"{root} holds {what}: expected images/ and masks/ (or labels/, annotations/) with files of the same names"
 
 
-def _left_over(images: dict, found: dict, lonely: list[Path], root: Path) -> list[str]:
+def _left_over(images: dict, found: dict, unmatched: list[Path], root: Path) -> list[str]:
     notes = []
     if without := [path.relative_to(root) for key, path in images.items() if key not in found]:
         notes.append(f"{len(without)} images without a mask are left out: {some(without)}")
-    if lonely:
-        notes.append(f"{len(lonely)} masks without an image are left out: {some(p.relative_to(root) for p in lonely)}")
+    if unmatched:
+        notes.append(
+            f"{len(unmatched)} masks without an image are left out: {some(p.relative_to(root) for p in unmatched)}"
+        )
     return notes

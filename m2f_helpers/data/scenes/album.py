@@ -79,9 +79,9 @@ def _streets(count: int, seed: int):
 
 
 def _save_as_phone(image: np.ndarray, turn: int, path: Path) -> None:
-    picture, exif = Image.fromarray(image), Image.Exif()
+    image, exif = Image.fromarray(image), Image.Exif()
     exif[274] = turn
-    (picture.transpose(_TURNS[turn]) if turn in _TURNS else picture).save(path, quality=92, exif=exif)
+    (image.transpose(_TURNS[turn]) if turn in _TURNS else image).save(path, quality=92, exif=exif)
 
 
 def _polygons(label_map: np.ndarray, i: int):

@@ -34,7 +34,8 @@ from m2f_helpers.quiet import quiet_initialisation
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 MISSING = "(not set)"
-IMPORTS = ["mmdet.models", PairDataset.__module__]  # what a config with a `PairDataset` needs before it is built
+# what a config with a `PairDataset` needs before it is built; ours first, it brings the stand-in for compiled ops
+IMPORTS = [PairDataset.__module__, "mmdet.models"]
 
 PIPELINES = tuple(f"{loader}.dataset.pipeline" for loader in LOADERS) + ("test_pipeline",)
 _DATASETS = tuple(f"{loader}.dataset" for loader in LOADERS)

@@ -116,7 +116,7 @@ class CarefulRunner(Runner):
                 part.unlink(missing_ok=True)
         if final.name.startswith("iter_"):  # else it is the best one so far, a copy of one that is there
             self._commit(final)
-            self.saved_step, self.saved_at = self.iter + 1, time.monotonic()
+            self.saved_step, self.saved_at = int(final.stem.split("_")[1]), time.monotonic()
             self.saving_took = self.saved_at - began
 
     @master_only

@@ -34,6 +34,7 @@ def try_every_write(
     hows: Sequence[str] = HOWS,
     preload: Sequence[str] = (),
     every: int = 1,
+    only: Sequence[str] = ("*",),
     timeout: float = 600,
 ) -> dict[str, Any]:
     """Try `m2f COMMAND` in copies of a folder.
@@ -45,6 +46,7 @@ def try_every_write(
         hows: kinds of faults.
         preload: modules to import before the first trial.
         every: try each write, or only every second, ...
+        only: try only writes of these forms, such as `replace *.png`.
         timeout: seconds for all trials.
 
     Returns: `writes`, what the undisturbed run wrote, in order; `trials`, for each a dict with `how`, `at`, `write`,
@@ -52,7 +54,7 @@ def try_every_write(
         that are not as after an undisturbed run, or `input`, those of the input that have changed.
     """
     settings = {"given": str(given), "command": list(command), "ignore": [LOCK, *ignore], "hows": list(hows)}
-    settings |= {"preload": ["m2f_helpers.cli", *preload], "every": every}
+    settings |= {"preload": ["m2f_helpers.cli", *preload], "every": every, "only": list(only)}
     words = [sys.executable, "-m", "tests.faults.injector", json.dumps(settings)]
     root = Path(__file__).resolve().parents[2]
     paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
@@ -247,7 +249,8 @@ def _main(settings: dict[str, Any]) -> dict[str, Any]:
     assert status == 0, output
     wanted, trials = _snapshot(root, ignore), []
     for how in settings["hows"]:
-        for at in range(0, len(writes), settings["every"]):
+        wanted_writes = [i for i, write in enumerate(writes) if any(fnmatch(write, form) for form in settings["only"])]
+        for at in wanted_writes[:: settings["every"]]:
             _fresh(given, root)
             status, output, _ = _trial(root, command, at, how)
             after = _snapshot(root, ignore)

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from tests.faults.injector import check_trials, try_every_write
+from tests.faults.table import data
 from tests.pair_files import LABEL, add, png
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
@@ -52,3 +53,21 @@ def test_predict_survives_a_fault_at_every_write(tmp_path):
     command = ["predict", "data/images/training", "--out", "out", "--device", "cpu"]
     modules = ["m2f_helpers.inference.models", "m2f_helpers.inference.prediction", "pandas", "matplotlib.figure"]
     check_trials(try_every_write(tmp_path / "given", command, preload=modules, hows=["full", "kill"], every=7))
+
+
+@pytest.mark.slow
+def test_train_survives_a_kill_while_it_saves(tmp_path):
+    """The history, to the last digit of every loss, is as without the kill; checkpoints, config and logs hold times."""
+    data(tmp_path / "given")
+    command = ["train", "--data", "data", "--out", "out", "--weights", "random", "--iterations", "1", "--overwrite"]
+    report = try_every_write(
+        tmp_path / "given",
+        [*command, "--crop", "64", "64", "--batch-size", "2", "--device", "cpu"],
+        ignore=["out/config.py", ".pth", "out/2*"],
+        hows=["kill"],
+        preload=["m2f_helpers.finetune.training"],
+        only=["write out/.iter*", "replace *", "* out/last_checkpoint"],
+        every=2,
+    )
+    assert any("replace out/iter_1.pth" in write for write in report["writes"])
+    check_trials(report)

@@ -108,7 +108,8 @@ def formula(latex: str, display: str) -> str:
         latex: the text between the dollars.
         display: `"inline"` or `"block"`.
     """
-    return convert(latex.strip(), display=display)
+    mathml = convert(latex.strip(), display=display)
+    return mathml.replace("<math ", '<math tabindex="0" ', 1) if display == "block" else mathml  # it may be scrolled
 
 
 def _take_out_formulas(notebook: Any) -> dict[str, str]:

@@ -64,6 +64,9 @@ def test_every_image_has_its_words():
 def test_formulas_are_drawn_and_code_keeps_its_dollars():
     soup = page(new_markdown_cell("A cost $c_{ij}$ of 5 $ and 6 $, `$HOME$`\n\n$$\\frac{a}{b}$$\n\n```\n$x$\n```"))
     assert [math["display"] for math in soup.select("math")] == ["inline", "block"]
+    assert [math.get("tabindex") for math in soup.select("math")] == [None, "0"], (
+        "what may be scrolled is reached by keys"
+    )
     assert soup.select_one("math msub").text == "cij" and soup.select_one("math[display=block] mfrac")
     assert [element.text.strip() for element in soup.select("main code, main pre")][:1] == ["$HOME$"]
     assert "$x$" in soup.text and "of 5 $ and 6 $" in soup.text and "M2FMATH" not in str(soup)

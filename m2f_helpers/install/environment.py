@@ -245,8 +245,10 @@ def _judge_numpy(machine: Machine) -> Finding:
         restart = "restart Python (in a notebook: restart the kernel or runtime)"
         return Finding("numpy", f"{running} is loaded, {installed} installed", "one version", "wrong", restart)
     if installed is None:
-        return Finding("numpy", "missing", "any", "wrong", "pip install numpy")
-    return Finding("numpy", installed, "any, 1.x or 2.x", "ok")
+        return Finding("numpy", "missing", "2.0 or newer", "wrong", "pip install numpy")
+    if _numbers(installed) < (2, 0):
+        return Finding("numpy", installed, "2.0 or newer", "wrong", 'pip install -U "numpy>=2.0"')
+    return Finding("numpy", installed, "2.0 or newer", "ok")
 
 
 def _judge_mmcv(machine: Machine) -> Finding:

@@ -88,6 +88,11 @@ FAULTS = {
     "python 3.15": (lambda m: dataclasses.replace(m, python=(3, 15, 0)), "Python", "python3.11 -m venv .venv"),
     "python 3.9": (lambda m: dataclasses.replace(m, python=(3, 9, 1)), "Python", "python3.11 -m venv .venv"),
     "numpy swapped": (lambda m: dataclasses.replace(m, loaded={"numpy": "1.26.4"}), "numpy", "restart"),
+    "numpy old": (
+        lambda m: dataclasses.replace(without(m, numpy="1.26.4"), loaded={}),
+        "numpy",
+        'pip install -U "numpy>=2.0"',
+    ),
     "numpy missing": (lambda m: without(m, "numpy"), "numpy", "pip install numpy"),
     "ext of another torch": (
         lambda m: dataclasses.replace(

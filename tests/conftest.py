@@ -6,35 +6,58 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # two test processes, and each torch would take all cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import nbformat
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 import m2f_helpers  # noqa: F401  first of all: registers the stand-in for mmcv's compiled ops
 from m2f_helpers import execution
 from m2f_helpers.classroom.cells import with_solutions
 
-# What is expensive is made once per suite: all tests that use such a fixture go to the same process. Longest first.
-SHARED = ("tutorial", "real", "evidence")
+# What is expensive is made once per suite: the tests that use it go to one process. Longest first.
+TOGETHER = {
+    "tutorial": ("test_notebooks.py", "test_prose_numbers.py", "browser/test_pages.py", "browser/test_site.py"),
+    "real": ("test_notebooks_real.py",),
+    "evidence": ("architecture/",),
+}
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 SAMPLE = ROOT.parent / "shared" / "ade20k_sample"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class Together(LoadScopeScheduling):
+    """Hands out whole files, and the files of `TOGETHER` as one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def group_of(nodeid: str) -> str:
+    """`"tutorial"` for tests/test_notebooks.py::test_03, the file itself where it shares nothing."""
+    path = nodeid.split("::")[0].removeprefix("tests/")
+    return next((name for name, paths in TOGETHER.items() if path.startswith(paths)), path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """The groups by file: marks of pytest-xdist 3.8 do not reach its scheduler under pytest 9.2."""
+    return Together(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests by the shared fixture they use, else by file, and put the groups that take longest first."""
+    """The groups that take longest come first."""
+    items.sort(key=lambda item: (*TOGETHER, group_of(item.nodeid)).index(group_of(item.nodeid)))
 
-    def group(item: pytest.Item) -> str:
-        names = {*item.fixturenames, *(["tutorial"] if "runs" in item.fixturenames else [])}  # built from it
-        return next((name for name in SHARED if name in names), str(item.path))
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: (*SHARED, group(item)).index(group(item)))
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> None:
+    """What is made once may be asked for only where it is made."""
+    name = {"runs": "tutorial"}.get(fixturedef.argname, fixturedef.argname)
+    group = group_of(request._pyfuncitem.nodeid)
+    assert name not in TOGETHER or name == group, f"{request._pyfuncitem.nodeid} uses {name}: name its file in TOGETHER"
 
 
 @pytest.fixture(scope="session")

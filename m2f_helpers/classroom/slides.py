@@ -39,7 +39,7 @@ def page(executed: Any, title: str, texts: Sequence[Any]) -> str:
     Args:
         executed: the teacher's edition with its outputs; it is left as it is.
         title: of the notebook.
-        texts: its `editions.Section`s; what they say stands in the presenter's view (key S).
+        texts: the teacher's text of each section; what they say stands in the presenter's view (key S).
 
     Returns: a page that loads nothing from elsewhere.
     Raises: ModuleNotFoundError if the package that carries reveal.js is not installed.

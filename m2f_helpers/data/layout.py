@@ -78,7 +78,7 @@ class DataFolder:
             return self
         folders = " and ".join(name for name in self.layout.split(", ") if "/" in name)
         where = f"; the folders read are {folders}" if folders else "; every fifth image is for validation"
-        raise ValueError(f"{self.root}: {self.counts}; a {empty[0]} pair is needed{where}")
+        raise ValueError(f"{self.root}: {self.counts}; a {empty[0]} pair is needed{where}{self._left_out}")
 
     @property
     def counts(self) -> str:
@@ -86,8 +86,11 @@ class DataFolder:
         return f"{len(self.train)} training and {len(self.val)} validation pairs"
 
     def __str__(self) -> str:
-        left = f"; {len(self.problems)} files make no pair, the first: {self.problems[0]}" if self.problems else ""
-        return f"{self.counts} in {self.root} ({self.layout}){left}"
+        return f"{self.counts} in {self.root} ({self.layout}){self._left_out}"
+
+    @property
+    def _left_out(self) -> str:
+        return f"; {len(self.problems)} files make no pair, the first: {self.problems[0]}" if self.problems else ""
 
 
 def read_data(root: str | Path) -> DataFolder:

@@ -171,7 +171,7 @@ def test_a_full_disk_costs_only_the_rows_that_do_not_fit(model, folder, tmp_path
 
 
 def test_memory_that_is_missing_costs_one_row(model, folder, tmp_path, monkeypatch):
-    real = segmentation.upsampled_argmax
+    real = segmentation.winners
     calls = []
 
     def upsampled(*arguments):
@@ -180,7 +180,7 @@ def test_memory_that_is_missing_costs_one_row(model, folder, tmp_path, monkeypat
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes.")
         return real(*arguments)
 
-    monkeypatch.setattr(segmentation, "upsampled_argmax", upsampled)
+    monkeypatch.setattr(segmentation, "winners", upsampled)
     report = prediction.predict(model, [folder], tmp_path / "out")
     assert "needs more memory than there is" in report.failed[str(folder / "1.png")]
     assert sorted(set(report.table["file"])) == ["0.png", "2.png"]

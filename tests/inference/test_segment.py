@@ -14,10 +14,9 @@ from PIL import Image
 
 from m2f_helpers.config import base_config, set_classes
 from m2f_helpers.images import read_image
-from m2f_helpers.inference import evaluation, models, upsampling
+from m2f_helpers.inference import models, upsampling
 from m2f_helpers.inference.segment import class_scores, segment
 from m2f_helpers.palette import ade20k_palette, palette_of
-from tests.conftest import NOTEBOOKS
 from tests.inference.conftest import OWN, blocks, stock
 
 # ------------------------------------------------------------------------------------------------ agreement with mmseg
@@ -247,34 +246,6 @@ def test_a_damaged_model_is_named_not_believed(picture):
         broken.decode_head.cls_embed.bias.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"scene\.jpg: the model's scores are not finite"):
         segment(broken, picture)
-
-
-def solutions() -> dict[str, str]:
-    """The code of the folded solutions of notebook 05, by number."""
-    import re
-
-    import nbformat
-
-    notebook = nbformat.read(NOTEBOOKS / "05_inference.ipynb", as_version=4)
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    return dict(re.findall(r"### Solution (05\.\d)\n.*?```python\n(.*?)```", text, flags=re.S))
-
-
-def test_the_solutions_of_notebook_05_are_right(model, picture):
-    result = segment(model, picture, layers=True)
-    rolled = np.roll(result.label_map, 20, 1)
-    rolled[:40] = 255
-    names = {"np": np, "torch": torch, "result": result, "truth": rolled, "proof": int(result.table["id"][0])}
-    found = solutions()
-    assert set(found) == {"05.1", "05.2", "05.3"}
-    exec(found["05.1"], names)
-    matrix, proof = evaluation.confusion_matrix(result.label_map, rolled, 150), names["proof"]
-    union = matrix[proof].sum() + matrix[:, proof].sum() - matrix[proof, proof]
-    assert 0 < names["my_iou"] == pytest.approx(matrix[proof, proof] / union)
-    exec(found["05.2"], names)
-    assert names["all_probabilities"].shape == (20, 151)
-    exec(found["05.3"], names)
-    assert names["layer"] is result.layers[0]
 
 
 # ----------------------------------------------------------------------------------------------------------- load

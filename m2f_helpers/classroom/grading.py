@@ -9,6 +9,7 @@ network. For submissions from people you do not trust, grade on a machine or in 
 from __future__ import annotations
 
 import ast
+import copy
 import csv
 import hashlib
 import io
@@ -132,18 +133,18 @@ def student_of(submission: Any) -> str:
 
 def prepare(submission: Any, asked: list[Exercise]) -> Any:
     """A copy in which our own question stands behind each answer, in a cell that the student did not write."""
-    copy = nbformat.from_dict(json.loads(json.dumps(submission)))
+    asking = copy.deepcopy(submission)
     wanted = {exercise.number: exercise for exercise in asked}
-    for position in reversed(range(len(copy.cells))):
-        cell = copy.cells[position]
+    for position in reversed(range(len(asking.cells))):
+        cell = asking.cells[position]
         cell.setdefault("metadata", {})["tags"] = [t for t in cell.metadata.get("tags", []) if t != "graded"]
         number = asked_in(cell)
         if number in wanted:
             exercise = wanted.pop(number)
             source = f"from m2f_helpers.exercises import check\n{exercise.question}"
             question = nbformat.v4.new_code_cell(source, metadata={"tags": ["graded"], "exercise": number})
-            copy.cells.insert(position + 1, question)
-    return copy
+            asking.cells.insert(position + 1, question)
+    return asking
 
 
 def execute(notebook: Any, limits: Limits) -> tuple[Any, str]:

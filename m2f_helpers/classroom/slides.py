@@ -14,7 +14,7 @@ import nbformat
 from bs4 import BeautifulSoup
 
 from m2f_helpers import export
-from m2f_helpers.classroom.cells import asked_in
+from m2f_helpers.classroom.cells import SOLUTION, asked_in
 
 TALL = 12  # a code cell with more lines is folded on its slide
 STYLE = """
@@ -79,7 +79,7 @@ def without_notes(executed: Any) -> Any:
     for cell in plain.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"^> \*\*For the teacher\.\*\*.*?(?:\n(?!>)|\Z)", "", cell.source, flags=re.M | re.S)
-            cell.source = re.sub(r"^### Solution .*?</details>", "", cell.source, flags=re.M | re.S).strip()
+            cell.source = SOLUTION.sub("", cell.source).strip()
             kept += [cell] if cell.source else []
         elif not asked_in(cell) and not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
             kept.append(cell)

@@ -74,3 +74,15 @@ def stock(model, image):
     finally:
         model.cfg = kept
     return result.pred_sem_seg.data[0].numpy(), result.seg_logits.data
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Three images, one that is none, and a file of another kind."""
+    root = tmp_path / "folder"
+    root.mkdir()
+    for i in range(3):
+        Image.fromarray(blocks(90, 120, i)).save(root / f"{i}.png")
+    (root / "broken.jpg").write_bytes(b"no picture")
+    (root / "notes.txt").write_text("not looked at")
+    return root

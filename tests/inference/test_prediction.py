@@ -25,17 +25,6 @@ from m2f_helpers.palette import ade20k_palette, own_palette, palette_of
 from tests.inference.conftest import OWN, blocks
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    root = tmp_path / "folder"
-    root.mkdir()
-    for i in range(3):
-        Image.fromarray(blocks(90, 120, i)).save(root / f"{i}.png")
-    (root / "broken.jpg").write_bytes(b"no picture")
-    (root / "notes.txt").write_text("not looked at")
-    return root
-
-
 def content(out: Path) -> dict[str, bytes]:
     found = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name != files.LOCK]
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in found}

@@ -370,17 +370,6 @@ def test_load_says_what_is_wrong(config, checkpoint, device, error, words):
 # ------------------------------------------------------------------------------------------------------- folders
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    root = tmp_path / "folder"
-    root.mkdir()
-    for i in range(3):
-        Image.fromarray(blocks(90, 120, i)).save(root / f"{i}.png")
-    (root / "broken.jpg").write_bytes(b"no picture")
-    (root / "notes.txt").write_text("not looked at")
-    return root
-
-
 def test_segment_takes_a_folder_and_warns_about_what_it_leaves_out(model, folder):
     with pytest.warns(UserWarning, match=r"left out broken\.jpg: .*not an image"):
         results = segment(model, folder)

@@ -373,3 +373,10 @@ def test_large_images_are_blended_in_bands_with_the_same_result(image, truth, mo
     monkeypatch.setattr(plotting, "BAND", 100)
     assert (plotting.overlay(image, truth, 0.3, classes=[PERSON, SKY]) == whole).all()
     assert (plotting.count_ids(truth) == np.bincount(truth.ravel(), minlength=256)).all()
+
+
+def test_numbers_are_smaller_where_images_are():
+    wall_and_road = np.repeat(np.uint8([[0, 6]]), 20, axis=0).repeat(10, axis=1)
+    for columns, size in ((2, 9), (4, 7)):
+        axes = plotting.panels([wall_and_road] * 4, columns=columns).axes
+        assert [text.get_fontsize() for ax in axes for text in ax.texts] == [size] * 8

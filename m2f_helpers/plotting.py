@@ -327,7 +327,7 @@ def panels(
         if title:
             figure.suptitle(title, fontweight="bold", fontsize=12)
     pairs = list(zip(arrays, texts, strict=True))
-    named = [f"{text or 'class map'}: {alt_text(a, palette=palette)}" for a, text in pairs if a.ndim == 2]
+    named = [f"{text or 'label map'}: {alt_text(a, palette=palette)}" for a, text in pairs if a.ndim == 2]
     others = [text for a, text in pairs if a.ndim == 3 and text]
     figure.alt = ". ".join(part for part in (title, ", ".join(others), *named) if part)
     return figure

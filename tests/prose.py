@@ -1,9 +1,10 @@
 """Numbers in prose, and where they come from.
 
 A number in a markdown cell is good if a code cell beside it shows it (in its source or its output), if the notebook
-records it, or if a row of `prose_numbers.csv` says where it comes from. Where the same cells also show the number before
-or after it, as small numbers do, a change by hand could hide: then a row is needed too, and `beside` is its source. To see what lacks a source after a change, run
-`python -m tests.prose FOLDER` on a folder that `m2f run` wrote; the lines it prints are rows to be filled in.
+records it, or if a row of `prose_numbers.csv` says where it comes from. Where those cells also show the number before
+or after it, as with small numbers, a change by hand could hide: then a row is needed too, with `beside` for a source.
+To see what lacks a source after a change, run `python -m tests.prose FOLDER` on a folder that `m2f run` wrote; the
+lines it prints are rows to be filled in.
 """
 
 from __future__ import annotations

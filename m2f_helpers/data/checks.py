@@ -47,9 +47,12 @@ class CheckReport:
         if len(self.problems) > shown:
             lines.append(f"... and {len(self.problems) - shown} more")
         counts = f"{self.errors} errors, {len(self.problems) - self.errors} warnings"
-        return "\n".join(
-            [*lines, f"looked at {self.looked} of {self.data.counts}, {len(self.classes)} classes: {counts}"]
-        )
+        return "\n".join([*lines, f"looked at {self._looked()}, {len(self.classes)} classes: {counts}"])
+
+    def _looked(self) -> str:
+        if self.looked == len(self.data.pairs):
+            return f"all {self.data.counts}"
+        return f"{self.looked} of {len(self.data.pairs)} pairs"
 
     def __str__(self) -> str:
         return self.text()

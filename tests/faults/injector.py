@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import io
 import json
+import logging
 import os
 import pickle
 import re
@@ -249,6 +250,7 @@ class _Keeper:
         for how in self.hows:
             sys.stdout.flush()
             sys.stderr.flush()
+            logging._at_fork_reinit_lock_weakset.clear()  # a fork within a log line still has to let go of its lock
             fork = os.fork()
             if fork == 0:
                 _screen_to(log, self.faults.real["open"])

@@ -55,6 +55,7 @@ def test_run_survives_a_fault_at_every_write(tmp_path):
     check_trials(try_every_write(tmp_path / "given", ["run", "--out", "out"], preload=modules, logs=logs))
 
 
+@pytest.mark.slow
 def test_train_survives_a_fault_at_every_write(tmp_path):
     """With an earlier run in the folder: at any moment one run or the other can be gone on with."""
     data(tmp_path / "given", pairs=3)

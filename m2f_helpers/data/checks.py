@@ -47,12 +47,9 @@ class CheckReport:
         if len(self.problems) > shown:
             lines.append(f"... and {len(self.problems) - shown} more")
         counts = f"{self.errors} errors, {len(self.problems) - self.errors} warnings"
-        return "\n".join([*lines, f"looked at {self._looked()}, {len(self.classes)} classes: {counts}"])
-
-    def _looked(self) -> str:
-        if self.looked == len(self.data.pairs):
-            return f"all {self.data.counts}"
-        return f"{self.looked} of {len(self.data.pairs)} pairs"
+        return "\n".join(
+            [*lines, f"{self.data.counts}, {self.looked} looked at, {len(self.classes)} classes: {counts}"]
+        )
 
     def __str__(self) -> str:
         return self.text()

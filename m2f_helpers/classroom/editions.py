@@ -22,6 +22,7 @@ import nbformat
 from m2f_helpers import execution, export, files
 from m2f_helpers.classroom import handout, quiz, slides
 from m2f_helpers.classroom.cells import NAME_TAG, SOLUTION, asked_in, read_exercises
+from m2f_helpers.quiet import one_line
 
 TEXTS = Path(__file__).with_name("texts")
 PARTS = ("student", "teacher", "slides", "handout", "quiz")
@@ -101,7 +102,7 @@ def read_source(path: Path) -> Any:
     try:
         notebook = nbformat.read(path, as_version=4)
     except Exception as error:
-        raise ValueError(f"{path} is not a notebook: {' '.join(str(error).split())[:120]}") from None
+        raise ValueError(f"{path} is not a notebook: {one_line(error)}") from None
     if any(cell.get("outputs") for cell in notebook.cells):
         raise ValueError(f"{path} holds outputs: strip it first (nbstripout --keep-id {path})")
     return notebook

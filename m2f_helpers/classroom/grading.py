@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 
 from m2f_helpers import execution, files
 from m2f_helpers.classroom.cells import NAME_TAG, Exercise, asked_in, read_exercises, verdicts
+from m2f_helpers.quiet import one_line
 
 TABLE = "grades.csv"
 KEPT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "SYSTEMROOT", "OMP_NUM_THREADS", "VIRTUAL_ENV")
@@ -102,7 +103,7 @@ def grade_one(path: Path, folder: Path, out: Path, limits: Limits) -> list[Grade
         submission = nbformat.read(path, as_version=4)
         notebook, asked = exercises_of(submission, path)
     except Exception as error:  # damaged, empty, another notebook: a row, never the end of the others
-        rows = [Grade(path.stem, file, "", "", 0, f"cannot be graded: {' '.join(str(error).split())[:200]}")]
+        rows = [Grade(path.stem, file, "", "", 0, f"cannot be graded: {one_line(error)}")]
     else:
         name = student_of(submission) or path.stem
         executed, fault = execute(prepare(submission, asked), limits)

@@ -205,7 +205,11 @@ def grade(folder, out, minutes, cell_seconds, memory, jobs) -> None:
 @click.option("--platform", "platforms", multiple=True, required=True, help="linux, macos or windows; may be repeated.")
 @click.option("--wheel", type=click.Path(path_type=Path), help="This project's wheel.  [default: built here]")
 @click.option("--torch-from", help="Index or folder with a CPU build of torch; plain pip takes CUDA's on Linux.")
-@click.option("--pages", type=click.Path(path_type=Path), help="Folder of executed notebooks; their pages come along.")
+@click.option(
+    "--pages",
+    type=click.Path(path_type=Path),
+    help="Folder of executed notebooks; their pages, with solutions, come along.",
+)
 def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
     """Gather in OUT all that laptops need to install and run the tutorial without network or administrator.
 

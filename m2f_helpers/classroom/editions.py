@@ -22,8 +22,9 @@ import nbformat
 
 from m2f_helpers import execution, export, files
 from m2f_helpers.classroom import handout, quiz, slides
-from m2f_helpers.classroom.cells import NAME_TAG, SOLUTION, asked_in, read_exercises
+from m2f_helpers.classroom.cells import NAME_TAG, asked_in, read_exercises, without_solutions
 from m2f_helpers.classroom.needed import SKIP, needed
+from m2f_helpers.resources import resource
 
 TEXTS = Path(__file__).with_name("texts")
 PARTS = ("student", "teacher", "slides", "handout", "quiz")
@@ -61,6 +62,8 @@ def build(out: str | Path, minutes: int = 45, runs: str | Path = "runs", zipped:
     if out.exists() and any(out.iterdir()) and not (out / "plan.md").is_file():
         raise ValueError(f"{out} holds other things than an edition; give a new or empty folder")
     sources = {name: read_source(path) for name, path in execution.find_notebooks(()).items()}
+    if not sources:
+        raise ValueError(f"{resource('notebooks')} holds no notebook; install the project again")
     texts = {name: sections(name, notebook) for name, notebook in sources.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     files.remove_orphans(out.parent, f".{out.name}.*.part")
@@ -132,14 +135,11 @@ def _section(heading: str, entry: dict[str, Any]) -> Section:
 
 def student(source: Any, name: str) -> Any:
     """No solutions, a cell for the name, and the metadata by which nbgrader grades it."""
-    edition = copy.deepcopy(source)
+    edition = without_solutions(source)
     edition.metadata["m2f"] = {"edition": "student", "notebook": name}
+    before = {cell.get("id") for cell in edition.cells}
     cells = []
     for cell in edition.cells:
-        if cell.cell_type == "markdown":
-            cell.source = SOLUTION.sub("", cell.source).strip()
-            if not cell.source:
-                continue
         cells.append(cell)
         if number := asked_in(cell):
             proof = f'from m2f_helpers.exercises import is_solved\n\nassert is_solved("{number}"), "{number}: not yet"'
@@ -149,7 +149,7 @@ def student(source: Any, name: str) -> Any:
     name_cell = nbformat.v4.new_code_cell('STUDENT = ""  # your name', metadata={"tags": [NAME_TAG]})
     edition.cells = [cells[0], name_cell, *cells[1:]]
     for position, cell in enumerate(edition.cells):  # ids that stay the same from one build to the next
-        cell["id"] = cell.get("id") if cell in source.cells else f"class-{name[:2]}-{position}"
+        cell["id"] = cell.get("id") if cell.get("id") in before else f"class-{name[:2]}-{position}"
     return edition
 
 

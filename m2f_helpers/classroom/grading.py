@@ -113,7 +113,7 @@ def grade_one(path: Path, folder: Path, out: Path, limits: Limits) -> list[Grade
         rows = [Grade(path.stem, file, "", "", 0, f"cannot be graded: {' '.join(str(error).split())[:200]}")]
     else:
         executed, fault = execute(asking, limits)
-        nbformat.write(executed, out / f"{digest}.ipynb")
+        files.write(out / f"{digest}.ipynb", nbformat.writes(executed))
         rows = [Grade(name, file, ours.stem, e.number, *judge(executed, e, fault)) for e in asked]
     files.write(out / f"{digest}.json", json.dumps([asdict(row) for row in rows], ensure_ascii=False))
     return rows

@@ -208,7 +208,7 @@ def grade(folder, out, minutes, cell_seconds, memory, jobs) -> None:
 @click.option(
     "--pages",
     type=click.Path(path_type=Path),
-    help="Folder of executed notebooks; their pages, with solutions, come along.",
+    help="Executed notebooks; their pages, with solutions, come along.",
 )
 def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
     """Gather in OUT all that laptops need to install and run the tutorial without network or administrator.

@@ -15,7 +15,7 @@ EXTRAS ?= test# what else to install: `make test EXTRAS=test,browser` has the br
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: tutorial test test-kit check lab figures clean
+.PHONY: tutorial test check lab site test-colab figures test-kit clean
 
 tutorial: $(READY)
 	$(BIN)/m2f run

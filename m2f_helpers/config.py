@@ -30,7 +30,7 @@ from m2f_helpers.data.labels import count_ids, read_label
 from m2f_helpers.data.layout import SPLITS, DataFolder, read_data
 from m2f_helpers.palette import CLASSES_FILE, IGNORE, Palette, ade20k_palette, own_palette, palette_of
 from m2f_helpers.profiles import Profile, get_profile
-from m2f_helpers.quiet import quiet_initialisation
+from m2f_helpers.quiet import one_line, quiet_initialisation
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 MISSING = "(not set)"
@@ -40,6 +40,7 @@ IMPORTS = [PairDataset.__module__, "mmdet.models"]
 PIPELINES = tuple(f"{loader}.dataset.pipeline" for loader in LOADERS) + ("test_pipeline",)
 _DATASETS = tuple(f"{loader}.dataset" for loader in LOADERS)
 CUSTOM_KEYS = "optim_wrapper.paramwise_cfg.custom_keys"
+LABEL_ZERO = "label 0: the data set alone says what 0 means on disk; said twice it can disagree"
 
 # Variables of the config file. Once it is read, the Runner looks at none of them: variable -> the places that count.
 DEAD_KEYS: Mapping[str, tuple[str, ...]] = {
@@ -119,7 +120,10 @@ def build_model(source: Source, seed: int | None = 0) -> Any:
     init_default_scope("mmseg")
     with torch.random.fork_rng(devices=[]), quiet_initialisation():
         torch.manual_seed(seed or 0)
-        model = revert_sync_batchnorm(MODELS.build(model_config))
+        try:
+            model = revert_sync_batchnorm(MODELS.build(model_config))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"the config describes no model that can be built: {one_line(error)}") from None
         if seed is not None:
             model.init_weights()
     return model
@@ -144,8 +148,8 @@ def profile_edits(profile: str | Profile = "demo") -> Edited:
     for reason, values in profile.model_changes.items():
         edited = _apply(edited, values, reason)
     edited = _inherit_zero_label(edited)
-    for kind in profile.dropped_steps:
-        edited = drop_step(edited, kind)
+    for kind, why in profile.dropped_steps.items():
+        edited = drop_step(edited, kind, why)
     edited = set_crop(edited, list(profile.crop_size), scales=profile.scales, max_size=profile.max_size)
     edited = set_test_size(edited, list(profile.test_size))
     edited = set_batch(edited, profile.batch_size, profile.learning_rate, reason=profile.learning_reason)
@@ -240,7 +244,8 @@ def set_data(source: Source, root: str | Path, max_val: int = 0, classes: Palett
     """
     found = read_data(root).need()
     edited = _start(source)
-    values: dict[str, Any] = {"custom_imports": {"imports": IMPORTS, "allow_failed_imports": True}}
+    values: dict[str, Any] = {}
+    readers: dict[str, Any] = {"custom_imports": {"imports": IMPORTS, "allow_failed_imports": True}}
     for loader in LOADERS:
         where, training = f"{loader}.dataset", loader == "train_dataloader"
         values[f"{where}.type"] = PairDataset.__name__
@@ -251,8 +256,9 @@ def set_data(source: Source, root: str | Path, max_val: int = 0, classes: Palett
             values[f"{where}.indices"] = min(max_val, len(found.val))
         for i, step in enumerate(get_value(edited.cfg, f"{where}.pipeline")):
             if step["type"] in READERS:
-                values[f"{where}.pipeline.{i}.type"] = READERS[step["type"]]
+                readers[f"{where}.pipeline.{i}.type"] = READERS[step["type"]]
     edited = _apply(edited, values, f"data: the images in {found.root.resolve().name}/, layout {found.layout}")
+    edited = _apply(edited, readers, "data: read as prediction reads, so that training sees the same pixels")
     dataset = edited.cfg.train_dataloader.dataset
     if classes is None and dataset.get("metainfo") and not dataset.get("on_disk"):
         return edited  # set_classes has said it
@@ -263,10 +269,11 @@ def _set_palette(source: Source, palette: Palette, reduce_zero_label: bool | Non
     """Classes into head, loss and data sets: ADE20K's, which need no words, or one's own."""
     edited, values, count = _inherit_zero_label(source), {}, len(palette)
     of_ade20k = palette is ade20k_palette()
+    zero = of_ade20k if reduce_zero_label is None else reduce_zero_label
+    edited = _apply(edited, {f"{key}.reduce_zero_label": zero for key in _DATASETS}, LABEL_ZERO)
     values["model.decode_head.num_classes"] = count
     values["model.decode_head.loss_cls.class_weight"] = [1.0] * count + [0.1]
     for key in _DATASETS:
-        values[f"{key}.reduce_zero_label"] = of_ade20k if reduce_zero_label is None else reduce_zero_label
         if not of_ade20k or get_value(edited.cfg, f"{key}.metainfo", None):
             values[f"{key}.metainfo"] = None if of_ade20k else palette.meta
         if get_value(edited.cfg, f"{key}.type") != PairDataset.__name__:
@@ -290,9 +297,7 @@ def _inherit_zero_label(source: Source) -> Edited:
     edited = _start(source)
     keys = [_step(edited.cfg, pipeline, "LoadAnnotations", needed=False) for pipeline in PIPELINES]
     values = {f"{key}.reduce_zero_label": None for key in keys if key}
-    return _apply(
-        edited, values, "label 0: what 0 means on disk is the data set's business; said twice it can disagree"
-    )
+    return _apply(edited, values, LABEL_ZERO)
 
 
 def set_crop(
@@ -327,8 +332,13 @@ def set_crop(
     return _apply(edited, values, why)
 
 
-def drop_step(source: Source, kind: str) -> Edited:
+def drop_step(source: Source, kind: str, reason: str = "") -> Edited:
     """Leave a step out of the training pipeline, for example `"PhotoMetricDistortion"` or `"RandomFlip"`.
+
+    Args:
+        source: config, or what another edit returned.
+        kind: type of the step.
+        reason: why; empty if that is your secret.
 
     Raises: ValueError if the pipeline has no such step.
     """
@@ -338,7 +348,7 @@ def drop_step(source: Source, kind: str) -> Edited:
     kept = [step for step in steps if step["type"] != kind]
     if len(kept) == len(steps):
         raise ValueError(f"{key} has no {kind} step; it has {', '.join(step['type'] for step in steps)}")
-    return _apply(edited, {key: kept}, f"augmentation: training without {kind}")
+    return _apply(edited, {key: kept}, f"augmentation: no {kind}" + (f", because {reason}" if reason else ""))
 
 
 def set_test_size(source: Source, size: Sequence[int]) -> Edited:

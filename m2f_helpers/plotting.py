@@ -327,7 +327,7 @@ def panels(
         if title:
             figure.suptitle(title, fontweight="bold", fontsize=12)
     pairs = list(zip(arrays, texts, strict=True))
-    named = [f"{text or 'class map'}: {alt_text(a, palette=palette)}" for a, text in pairs if a.ndim == 2]
+    named = [f"{text or 'label map'}: {alt_text(a, palette=palette)}" for a, text in pairs if a.ndim == 2]
     others = [text for a, text in pairs if a.ndim == 3 and text]
     figure.alt = ". ".join(part for part in (title, ", ".join(others), *named) if part)
     return figure
@@ -429,7 +429,9 @@ def _draw_mark(ax: Axes, region: np.ndarray, entry: LegendEntry) -> None:
     if entry.id != IGNORE:
         y, x = deepest(region)
         halo = [withStroke(linewidth=2.5, foreground="white" if ink == "black" else "black")]
-        centred = {"ha": "center", "va": "center", "fontsize": 9, "weight": "bold", "clip_on": True}
+        grid = ax.get_subplotspec()
+        size = 9 if grid is None or grid.get_gridspec().ncols < 4 else 7  # numbers must not cover small images
+        centred = {"ha": "center", "va": "center", "fontsize": size, "weight": "bold", "clip_on": True}
         ax.text(x, y, str(entry.id), color=ink, path_effects=halo, **centred)
 
 

@@ -54,7 +54,7 @@ _NARROW = {
     "optimiser: the full rate for the backbone too, which has no ImageNet weights to protect": {
         "optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult": 1.0,
     },
-    "optimiser: gradients clipped at 1; at 0.01 some of so small a model come near the eps of AdamW": {
+    "optimiser: gradients clipped at 1; clipped at 0.01, some of so small a model come near the eps of AdamW": {
         "optim_wrapper.clip_grad.max_norm": 1.0,
     },
 }
@@ -74,8 +74,7 @@ class Profile:
         scales: shorter side to which a training image is resized before the crop; one is drawn at random, pixels.
         max_size: largest longer side after that resize, pixels.
         test_size: `[shorter, longer]` side limit at inference, pixels; the image keeps its aspect ratio. The class
-            map is
-            scaled back and compared with the labels at their full size.
+            map is scaled back and compared with the labels at their full size.
         batch_size: training images per step and device.
         learning_rate: of AdamW at the start; a polynomial schedule takes it to 0.
         learning_reason: why this batch and this rate.
@@ -83,7 +82,7 @@ class Profile:
         max_epochs: no more steps than this many passes over the data.
         max_val: validate on at most this many images; 0 means all.
         log_interval: steps between two lines of the log file.
-        dropped_steps: steps of the training pipeline that are left out.
+        dropped_steps: steps of the training pipeline that are left out, and why.
         train_scenes, val_scenes: number of drawn scenes when there is no data set.
     """
 
@@ -100,7 +99,7 @@ class Profile:
     max_epochs: int
     log_interval: int
     learning_reason: str = ""
-    dropped_steps: tuple[str, ...] = ()
+    dropped_steps: Mapping[str, str] = field(default_factory=dict)
     max_val: int = 0
     train_scenes: int = 48
     val_scenes: int = 16
@@ -136,7 +135,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             iterations=110,
             max_epochs=25,
             log_interval=5,
-            dropped_steps=("PhotoMetricDistortion",),  # in drawn scenes the colour tells the class
+            dropped_steps=MappingProxyType({"PhotoMetricDistortion": "in drawn scenes the colour tells the class"}),
             model_changes=MappingProxyType(_NARROW),
         ),
         "ade20k": Profile(

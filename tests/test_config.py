@@ -107,6 +107,14 @@ def test_every_change_is_real_and_has_a_reason(demo):
         assert change.before != change.after and change.reason
 
 
+def test_a_reason_is_about_its_value(demo, data):
+    edited = config.set_data(demo, data)
+    for loader in config.LOADERS:
+        assert edited.reason_of(f"{loader}.dataset.reduce_zero_label").startswith("label 0: ")
+        assert edited.reason_of(f"{loader}.dataset.data_root").startswith("data: the images in ")
+        assert edited.reason_of(f"{loader}.dataset.pipeline.0.type").startswith("data: read as prediction reads")
+
+
 @pytest.mark.parametrize("key", WRITE_UP)
 def test_each_silent_edit_of_the_write_up_is_found_and_really_silent(published, key):
     cfg = copy.deepcopy(published)

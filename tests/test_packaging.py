@@ -85,6 +85,28 @@ def test_conda_environment_is_thin_and_points_here():
         assert canonical(Requirement(line).name) in known, f"{line} stands neither in pyproject nor in constraints"
 
 
+def make_targets() -> list[str]:
+    return re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
+
+
+def test_every_command_of_the_makefile_runs_whatever_files_there_are():
+    """`make site` writes a folder `site`, which must not count as the command done."""
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M).group(1)
+    assert phony.split() == make_targets()
+
+
+def test_workflows_call_what_is_there():
+    workflows = {p.stem: yaml.safe_load(p.read_text("utf-8")) for p in (ROOT / ".github" / "workflows").glob("*.yml")}
+    jobs = {name: job for workflow in workflows.values() for name, job in workflow["jobs"].items()}
+    assert jobs["test"]["strategy"]["matrix"]["python"] == PYTHONS
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert len(commands) >= len(jobs)
+    for command in commands:
+        program, *words = command.split()
+        known = set(words) <= set(make_targets()) if program == "make" else os.access(ROOT / program, os.X_OK)
+        assert known, command
+
+
 def test_a_python_out_of_range_gets_one_sentence(tmp_path):
     old = tmp_path / "python3.9"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && { echo Python 3.9.18; exit; }\nexit 1\n')

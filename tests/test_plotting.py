@@ -272,7 +272,7 @@ import numpy as np
 from IPython.core.interactiveshell import InteractiveShell
 from m2f_helpers import plotting
 shell = InteractiveShell.instance()
-figure = plotting.panels([np.full((8, 8), 12, np.uint8)], ["class map"])
+figure = plotting.panels([np.full((8, 8), 12, np.uint8)], ["label map"])
 data, metadata = shell.display_formatter.format(figure)
 print(sorted(data), data["text/plain"], len(data["image/png"]) > 1000, data["text/html"][-200:])
 """
@@ -287,8 +287,8 @@ def test_shown_the_same_under_agg_and_inline():
         assert done.returncode == 0 and not done.stderr, done.stderr
         outputs.append(done.stdout)
     assert len(set(outputs)) == 1
-    assert "['image/png', 'text/html', 'text/plain'] class map: person 100 % True" in outputs[0]
-    assert 'alt="class map: person 100 %" width="770"' in outputs[0]
+    assert "['image/png', 'text/html', 'text/plain'] label map: person 100 % True" in outputs[0]
+    assert 'alt="label map: person 100 %" width="770"' in outputs[0]
 
 
 def test_a_page_shows_the_words_and_twice_the_pixels():
@@ -373,3 +373,10 @@ def test_large_images_are_blended_in_bands_with_the_same_result(image, truth, mo
     monkeypatch.setattr(plotting, "BAND", 100)
     assert (plotting.overlay(image, truth, 0.3, classes=[PERSON, SKY]) == whole).all()
     assert (plotting.count_ids(truth) == np.bincount(truth.ravel(), minlength=256)).all()
+
+
+def test_numbers_are_smaller_where_images_are():
+    wall_and_road = np.repeat(np.uint8([[0, 6]]), 20, axis=0).repeat(10, axis=1)
+    for columns, size in ((2, 9), (4, 7)):
+        axes = plotting.panels([wall_and_road] * 4, columns=columns).axes
+        assert [text.get_fontsize() for ax in axes for text in ax.texts] == [size] * 8

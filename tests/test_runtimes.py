@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -28,6 +29,7 @@ else:
     import tomli as tomllib
 
 PYTHON = {"colab": "3.13", "kaggle": "3.12"}
+WHEEL_IN = {"colab": ".", "kaggle": "../input/m2f-helpers"}  # beside the notebook; an attached data set, read-only
 LIVE = [
     "ipython",
     "ipykernel",
@@ -117,10 +119,15 @@ def test_notebooks_run_with_what_the_runtime_has(runtime, wheel, tmp_path):
     """Install by the first cell of the notebooks into an environment like the runtime's, and run notebooks there."""
     installed = pins(runtime)
     python = tmp_path / "venv" / "bin" / "python"
-    environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"M2F_SOURCE": str(wheel)}
+    environ = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "M2F_SOURCE")}
+    working = tmp_path / "working"
+    attached = working / WHEEL_IN[runtime]
+    for folder in (working, attached):
+        folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(wheel, attached)
 
     def call(*words: str) -> str:
-        done = subprocess.run([python, *words], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=3000)
+        done = subprocess.run([python, *words], cwd=working, env=environ, capture_output=True, text=True, timeout=3000)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
         return done.stdout
 
@@ -131,4 +138,5 @@ def test_notebooks_run_with_what_the_runtime_has(runtime, wheel, tmp_path):
     call("-c", release.first_cell(""))
     assert before <= set(call("-m", "pip", "list", "--format=freeze").splitlines()), "something was replaced"
     print(call("-m", "m2f_helpers", "run", "1", "2", "3", "5", "--out", "runs"))
-    assert len(list((tmp_path / "runs").glob("*.html"))) == 4
+    assert len(list((working / "runs").glob("*.html"))) == 4
+    assert runtime == "colab" or [path.name for path in attached.iterdir()] == [wheel.name], "written to a data set"

@@ -50,7 +50,7 @@ class Sampling:
 
 
 def architecture(evidence: Evidence) -> Figure:
-    """Mask2Former from image to class map, with the shapes of a run on its arrows (the batch dimension left out)."""
+    """Mask2Former from image to label map, with the shapes of a run on its arrows (the batch dimension left out)."""
     shapes = _flow(evidence.record)
     with style():
         figure = Figure(figsize=(12.5, 7.4))
@@ -61,7 +61,7 @@ def architecture(evidence: Evidence) -> Figure:
         _draw_pixel_decoder(ax, shapes)
         _draw_decoder(ax, shapes)
         _draw_head(ax, shapes)
-    figure.alt = f"Mask2Former, from image {shapes['image']} to class map {shapes['class map']}, parts and shapes"
+    figure.alt = f"Mask2Former, from image {shapes['image']} to label map {shapes['label map']}, parts and shapes"
     return figure
 
 
@@ -194,7 +194,9 @@ def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Figure:
             ax.plot(x * width - 0.5, y * height - 0.5, "x", color="black", ms=9, mew=2.5, label="the token")
             ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
+        for handle in legend.legend_handles[:-1]:
+            handle.set_sizes([40])  # size is the share, not the level
     figure.alt = f"Sampling points of {len(samplings)} tokens in the last encoder layer, coloured by level"
     return figure
 
@@ -265,7 +267,7 @@ def _query_shapes(record: ShapeRecord) -> dict[str, tuple[int, ...]]:
         "vectors": forward.shapes("mask_embed = self")[0],
         "masks": forward.shapes("mask_pred = torch.einsum(")[0],
         "scores": record["Mask2FormerHead.predict"].shapes("seg_logits = torch.einsum(")[0],
-        "class map": record["BaseSegmentor.postprocess_result"].shapes("i_seg_pred = i_seg_logits.argmax(")[0],
+        "label map": record["BaseSegmentor.postprocess_result"].shapes("i_seg_pred = i_seg_logits.argmax(")[0],
     }
 
 
@@ -336,7 +338,7 @@ def _draw_head(ax: Axes, shapes: dict[str, str]) -> None:
     _box(ax, (109, 50, 11.5, 8), "mask layers\n(3 linear)", "head")
     _box(ax, (109, 34, 11.5, 8), "dot product\nper pixel", "head")
     _box(ax, (125, 44, 11.5, 14), "sum over\nqueries of\nclass ×\nmask", "head")
-    _box(ax, (124, 17, 13.5, 8.5), f"largest score:\nclass map\n{shapes['class map']}", "head", size=8)
+    _box(ax, (124, 17, 13.5, 8.5), f"largest score:\nlabel map\n{shapes['label map']}", "head", size=8)
     text = f"training only:\nmatch {shapes['matched']} masks,\n3 losses ×\n{shapes['predictions']} predictions"
     _box(ax, (109, 13, 12.5, 13), text, "training", size=7.6)
     _arrow(ax, (101, 60), (109, 60), shapes["queries"], at=(104.4, 61))
@@ -413,7 +415,7 @@ def _draw_costs(ax: Axes, matrix: np.ndarray, chosen: Sequence[tuple[int, int]])
     middle = (matrix.min() + matrix.max()) / 2
     for (row, column), value in np.ndenumerate(matrix):
         color = "white" if value < middle else "black"
-        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8.5, color=color)
+        ax.text(column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", fontsize=8.5, color=color)
     for row, column in chosen:
         frame = Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, ec="white", lw=4)
         ax.add_patch(frame)

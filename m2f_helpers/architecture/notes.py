@@ -49,6 +49,7 @@ RELATIVES = [
 SYMBOLS = (
     ("x_q", "queries", "Mask2FormerHead.forward", "query_feat = self.query_feat"),
     ("k_l, v_l", "tokens of one level", "Mask2FormerHead.forward", "decoder_input = decoder_input + level_embed"),
+    ("y_q", "result, added to x_q", "Mask2FormerTransformerDecoderLayer.forward", "query = self.cross_attn("),
     ("M_ql", "blocked places, per head", "Mask2FormerHead.forward", "attn_mask = attn_mask & mask_sum"),
     ("r_q", "own place, on each level", "MSDeformAttnPixelDecoder.forward", "reference_points = reference_points[None"),
     ("Δ_qsp", "offsets", "MultiScaleDeformableAttention.forward", "sampling_offsets = self.sampling_offsets(query)"),
@@ -58,7 +59,11 @@ SYMBOLS = (
     ("f_i", "per-pixel embedding", "MSDeformAttnPixelDecoder.forward", "mask_feature = self.mask_feature("),
     ("p_q(c)", "class logits", "Mask2FormerHead._forward_head", "cls_pred = self.cls_embed"),
     ("m_q(i)", "mask logits", "Mask2FormerHead._forward_head", "mask_pred = torch.einsum("),
+    ("t_j", "targets, at the points", "Mask2FormerHead._loss_by_feat_single", "mask_point_targets = point_sample("),
+    ("D", "Dice, times 5", "Mask2FormerHead._loss_by_feat_single", "loss_dice = self.loss_dice("),
+    ("E", "cross-entropy, times 5", "Mask2FormerHead._loss_by_feat_single", "loss_mask = self.loss_mask("),
     ("C_qj", "costs, query by target", "HungarianAssigner.assign", "cost = torch.stack(cost_list)"),
+    ("π̂(j)", "queries that won", "Mask2FormerHead._get_targets_single", "pos_inds = sampling_result.pos_inds"),
     ("S_c(i)", "class scores", "Mask2FormerHead.predict", "seg_logits = torch.einsum("),
 )
 

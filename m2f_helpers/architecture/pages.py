@@ -199,15 +199,16 @@ def _html(function: Any, record: ShapeRecord | None, only: range | None = None, 
     source, trace, notes = _parts(function, record)
     name = f"{source.module}.{source.name}" if ids else ""
     shown = only or range(source.first, source.last + 1)
-    lines = source.lines[shown[0] - source.first : shown[-1] - source.first + 1]
-    text = textwrap.dedent("\n".join(lines)) if only else "\n".join(lines)  # an excerpt begins at the left
+    text = "\n".join(source.lines[shown[0] - source.first : shown[-1] - source.first + 1])
+    text = textwrap.dedent(text) if only else text  # an excerpt begins at the left
     rows = _rows(source, trace, notes, run_sizes(record or ShapeRecord({})))[shown[0] - source.first :]
     coloured = highlight(text, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).split("\n")
     body, docstring = [], []
     for row, plain, code in zip(rows, text.split("\n"), coloured, strict=False):
         (docstring if row.docstring else body).append(_row_html(row, plain, code, permalink(source, row.line), name))
         if row.line == source.docstring[1]:
-            body.append(f"<details><summary>docstring, {len(docstring)} lines</summary>{''.join(docstring)}</details>")
+            lines = "1 line" if len(docstring) == 1 else f"{len(docstring)} lines"
+            body.append(f"<details><summary>docstring, {lines}</summary>{''.join(docstring)}</details>")
     place = f", lines {only[0]} to {only[-1]} of {source.first} to {source.last}" if only else ""
     calls = f", calls in this run: {trace.calls}" if trace else ""
     title = f"<b>{html.escape(source.name)}</b> <span>{html.escape(source.module)}{place}{calls}</span>"

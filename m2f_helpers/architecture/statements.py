@@ -38,7 +38,7 @@ GROUPS = {
     "head": "Head",
     "targets": "Targets and matching",
     "losses": "Losses",
-    "inference": "From predictions to a class map, and to a figure",
+    "inference": "From predictions to a label map, and to a figure",
     "size": "Parameters and multiply-adds",
     "config": "Config, optimiser, schedule",
     "easy to believe": "Easy to believe: four differences from the paper that are not there",

@@ -24,6 +24,7 @@ from m2f_helpers import execution, export, files
 from m2f_helpers.classroom import handout, quiz, slides
 from m2f_helpers.classroom.cells import NAME_TAG, asked_in, read_exercises, without_solutions
 from m2f_helpers.classroom.needed import SKIP, needed
+from m2f_helpers.quiet import one_line
 from m2f_helpers.resources import resource
 
 TEXTS = Path(__file__).with_name("texts")
@@ -106,7 +107,7 @@ def read_source(path: Path) -> Any:
     try:
         notebook = nbformat.read(path, as_version=4)
     except Exception as error:
-        raise ValueError(f"{path} is not a notebook: {' '.join(str(error).split())[:120]}") from None
+        raise ValueError(f"{path} is not a notebook: {one_line(error)}") from None
     if any(cell.get("outputs") for cell in notebook.cells):
         raise ValueError(f"{path} holds outputs: strip it first (nbstripout --keep-id {path})")
     return notebook

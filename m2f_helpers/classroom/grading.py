@@ -36,6 +36,7 @@ from tqdm.auto import tqdm
 from m2f_helpers import execution, exercises, files
 from m2f_helpers.classroom.cells import NAME_TAG, Exercise, asked_in, read_exercises
 from m2f_helpers.classroom.needed import SKIP, needed
+from m2f_helpers.quiet import one_line
 
 TABLE = "grades.csv"
 KEPT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "SYSTEMROOT", "OMP_NUM_THREADS", "VIRTUAL_ENV")
@@ -110,7 +111,7 @@ def grade_one(path: Path, folder: Path, out: Path, limits: Limits) -> list[Grade
         name = student_of(submission) or path.stem
         asking = prepare(submission, source, asked)
     except Exception as error:  # damaged, empty, another notebook: a row, never the end of the others
-        rows = [Grade(path.stem, file, "", "", 0, f"cannot be graded: {' '.join(str(error).split())[:200]}")]
+        rows = [Grade(path.stem, file, "", "", 0, f"cannot be graded: {one_line(error)}")]
     else:
         executed, fault = execute(asking, limits)
         files.write(out / f"{digest}.ipynb", nbformat.writes(executed))

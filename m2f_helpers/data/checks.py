@@ -48,7 +48,7 @@ class CheckReport:
             lines.append(f"... and {len(self.problems) - shown} more")
         counts = f"{self.errors} errors, {len(self.problems) - self.errors} warnings"
         return "\n".join(
-            [*lines, f"looked at {self.looked} of {self.data.counts}, {len(self.classes)} classes: {counts}"]
+            [*lines, f"{self.data.counts}, {self.looked} looked at, {len(self.classes)} classes: {counts}"]
         )
 
     def __str__(self) -> str:

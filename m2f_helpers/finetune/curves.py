@@ -57,6 +57,7 @@ def compare(losses: Mapping[str, pd.Series]) -> Figure:
             xlabel="step", ylabel="loss, sum over all predictions", yscale="log", title="The first steps of each run"
         )
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         figure.alt = "; ".join(f"{name}: {v.iloc[0]:.1f} to {v.iloc[-1]:.1f}" for name, v in losses.items())
     return figure

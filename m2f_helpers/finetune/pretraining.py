@@ -48,7 +48,7 @@ def pretrain(work_dir: str | Path, out: str | Path, recipe: Recipe | None = None
     drawn = make_scenes(work_dir / "day", recipe.scenes, recipe.val_scenes, "day", SCENES_SEED)
     images = prepare(drawn, work_dir / "prepared", workers=1).root
     # all steps of the published pipeline, colour changes too: the weights must not fall apart in another light
-    edited = config.set_data(config.profile_edits(replace(get_profile("demo"), dropped_steps=())), images)
+    edited = config.set_data(config.profile_edits(replace(get_profile("demo"), dropped_steps={})), images)
     edited = config.set_crop(edited, [recipe.crop, recipe.crop], scales=recipe.scales)
     edited = config.set_batch(edited, 8, recipe.learning_rate)
     edited = config.set_schedule(

@@ -1,1 +1,1 @@
-"""From a checkpoint to class maps, scores and figures. Notebook 05."""
+"""From a checkpoint to label maps, scores and figures. Notebook 05."""

@@ -220,14 +220,15 @@ def attention(result: Any, query: int, *, columns: int = 3) -> Figure:
 
 
 def attention_narrowing(result: Any, limit: int = 10) -> Figure:
-    """Part of the image that each query may look at, layer by layer; those that own at least 1 % in colour.
+    """Part of the image that each query may look at, layer by layer; the largest queries in colour.
 
     Args:
         result: an `segment.Segmentation` made with `layers=True`.
-        limit: at most this many in colour, the largest; there are ten colours.
+        limit: at most this many in colour; those that own less than 1 % of the image stay grey.
     """
     layers = range(1, len(result.layers))
     used = [query for query in result.queries if query.share >= 0.01][:limit]
+    colours = [f"C{i}" for i in range(10) if i != 7] + ["black"]  # C7 is the grey of the others
     with style():
         figure = Figure(figsize=(WIDTH, max(3.2, 0.9 + 0.22 * (len(used) + 1))), dpi=DPI, layout="constrained")
         ax = figure.subplots()
@@ -237,8 +238,10 @@ def attention_narrowing(result: Any, limit: int = 10) -> Figure:
                 ax.plot(layers, shares, color="0.5", lw=0.8, zorder=1)
                 continue
             text = f"{query.index}: {short(query.name)}"
-            ax.plot(layers, shares, marker="o", color=f"C{used.index(query) % 10}", lw=2, label=text, zorder=2)
-        ax.set(xlabel="decoder layer", ylabel="part of the image allowed", ylim=(0, 1.03), xticks=list(layers))
+            ax.plot(layers, shares, marker="o", color=colours[used.index(query) % 10], lw=2, label=text, zorder=2)
+        ax.set(xlabel="decoder layer", ylabel="part of the image allowed", yscale="log", xticks=list(layers))
+        ax.yaxis.set_major_formatter(lambda share, _: percent(share))
+        ax.set_ylim(top=1.15)
         ax.spines[["top", "right"]].set_visible(False)
         handles, texts = ax.get_legend_handles_labels()
         if len(used) < len(result.queries):
@@ -295,7 +298,7 @@ def rgb_or_bgr(
         class_id: a class that is in the label map; the proof is a pixel of it. None takes `telltale_class`.
         palette: names and colours; None: ADE20K's.
 
-    Returns: class map in RGB, the same with the channels swapped, and both pixels enlarged with their values.
+    Returns: label map in RGB, the same with the channels swapped, and both pixels enlarged with their values.
     """
     palette = palette or ade20k_palette()
     class_id = telltale_class(label_map, palette) if class_id is None else class_id
@@ -307,7 +310,7 @@ def rgb_or_bgr(
     wrong = right[..., ::-1].copy()
     name = palette.names[class_id]
     shown = [image, right, wrong]
-    titles = ["image", "class map, RGB: right", "channels swapped: wrong"]
+    titles = ["image", "label map, RGB: right", "channels swapped: wrong"]
     with style():
         figure = Figure(figsize=(WIDTH, 4.3), dpi=DPI, layout="constrained")
         axes = figure.subplots(2, 3, height_ratios=[3, 1])
@@ -325,7 +328,7 @@ def rgb_or_bgr(
             ax.set_title(str(tuple(array[row, column].tolist())), fontweight="normal", y=-0.32)
             ax.set_aspect("auto")
     values = " and ".join(str(tuple(a[row, column].tolist())) for a in (right, wrong))
-    figure.alt = f"One pixel of {name} in the class map: RGB and with swapped channels, {values}"
+    figure.alt = f"One pixel of {name} in the label map: RGB and with swapped channels, {values}"
     return figure
 
 

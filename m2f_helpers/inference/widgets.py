@@ -189,7 +189,7 @@ def before_after(
     names: tuple[str, str] = ("before", "after"),
     palette: Palette | None = None,
 ) -> Explorer:
-    """Move a line across the image: class map before on its left, after on its right.
+    """Move a line across the image: label map before on its left, after on its right.
 
     Args:
         image: RGB, `(H, W, 3)` uint8.
@@ -286,7 +286,7 @@ def upload(segment: Callable[[np.ndarray], Any], example: Any) -> Explorer:
     def show(result: Any, text: str = "") -> None:
         pixels, labels = _shrink(result.image), _shrink(result.label_map)
         entries = plotting.legend_entries(labels, result.palette)
-        alt = "own image, class map: " + plotting.alt_text(labels, palette=result.palette)
+        alt = "own image, label map: " + plotting.alt_text(labels, palette=result.palette)
         image.value = _img(plotting.overlay(pixels, labels, palette=result.palette), alt)
         words.value = html.escape(text) + _legend_html(entries)
 

@@ -35,7 +35,7 @@ UNDECLARED = {  # imported by mmseg or mmdet, and what breaks without them
     "pycocotools": "mmdet needs it",
     "shapely": "mmdet needs it",
     "terminaltables": "mmdet needs it",
-    "scipy": "the Hungarian matching",
+    "scipy": "mmdet needs it",
 }
 OTHERS = [  # as in pyproject.toml, one to a line there
     "numpy",

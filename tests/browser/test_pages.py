@@ -40,6 +40,15 @@ def test_images_are_loaded_and_described(opened):
     assert not any("No description" in alt for _, alt in images)
 
 
+def test_no_hint_is_cut_off(opened):
+    said = opened.evaluate(
+        "[...document.querySelectorAll('.output_text:not(.output_stream) pre')]"
+        ".map(it => [it.textContent, it.scrollWidth <= it.clientWidth])"
+    )
+    assert sum("Hint: " in text for text, _ in said) >= 4
+    assert all(whole for _, whole in said), [text for text, whole in said if not whole]
+
+
 def test_annotated_source_is_indented_as_it_is_written(opened):
     lines = opened.evaluate("[...document.querySelectorAll('.m2f-src .row pre')].map(line => line.textContent)")
     deep = [line for line in lines if line.startswith("        ") and line.strip()]

@@ -206,7 +206,7 @@ def test_description_counts_and_cuts(tmp_path):
     text = check_data(tmp_path).text(shown=2)
     assert text.splitlines()[0].startswith("error: ")
     assert text.endswith(
-        "... and 3 more\nlooked at 4 of 4 training and 0 validation pairs, 150 classes: 2 errors, 3 warnings"
+        "... and 3 more\n4 training and 0 validation pairs, 4 looked at, 150 classes: 2 errors, 3 warnings"
     )
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from PIL import Image
 from m2f_helpers import checkpoints, config, config_files, files
 from m2f_helpers.cli import main
 from m2f_helpers.data.scenes.dataset import make_scenes
-from m2f_helpers.finetune import runner, training
+from m2f_helpers.finetune import batches, runner, training
 from m2f_helpers.finetune.runner import StepHook
 from m2f_helpers.palette import own_palette, palette_of, write_classes
 from tests.conftest import ROOT
@@ -129,7 +130,7 @@ def test_overwrite_replaces_the_old_run_once_the_new_one_has_a_checkpoint(tiny, 
     assert checkpoints.newest_checkpoint(tmp_path) == old.checkpoint
     result = training.train(config.set_schedule(tiny, 1), tmp_path, **options)
     assert result.checkpoint.name == "iter_1.pth" and len(result.history) == 1
-    assert {path.name for path in tmp_path.glob("*.pth")} == {"iter_1.pth", "best_mIoU_iter_1.pth"}
+    assert {path.name for path in tmp_path.glob("*.pth")} == {"iter_1.pth"}
 
 
 def test_a_second_run_goes_to_a_sub_folder_and_says_so(tiny, tmp_path, capsys):
@@ -250,6 +251,35 @@ def test_second_ctrl_c_stops_at_once(tiny, tmp_path, monkeypatch):
     at_step(monkeypatch, 1, twice)
     with pytest.raises(KeyboardInterrupt):
         training.train(tiny, tmp_path, device="cpu", progress=False)
+
+
+def test_fewer_copies_give_the_same_losses_and_gradients_to_the_bit(tiny):
+    model = config.build_model(tiny).train()
+    batch = batches.first_batch(tiny, model)
+    batch.samples[0].gt_sem_seg.data[:] = 255  # nothing in it to learn
+
+    def learnt():
+        torch.manual_seed(0)  # of the sampled points
+        model.zero_grad()
+        losses = model.loss(batch.inputs, batch.samples)
+        sum(losses.values()).backward()
+        return losses, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    losses, gradients = learnt()
+    runner.spare_copies(model)
+    fewer, same = learnt()
+    assert losses == fewer and len(losses) == 12 and min(losses.values()) >= 0
+    assert len(same) > 100 and all(map(torch.equal, gradients, same))
+    truths, _ = model.decode_head._seg_data_to_instance_data(batch.samples)
+    assert [len(truth.masks) > 0 for truth in truths] == [False, True]
+    assert all(truth.masks.dtype == torch.float32 for truth in truths), "mmdet would cast them each time it samples"
+
+
+def test_new_tensors_are_filled_with_nan_only_outside_training(tiny, tmp_path, monkeypatch):
+    seen = []
+    at_step(monkeypatch, 1, lambda runner: seen.append(torch.utils.deterministic.fill_uninitialized_memory))
+    training.train(config.set_schedule(tiny, 2), tmp_path, device="cpu", progress=False)
+    assert seen == [False] and torch.utils.deterministic.fill_uninitialized_memory
 
 
 def test_a_slow_run_saves_after_ten_steps(tiny, tmp_path, monkeypatch):
@@ -437,3 +467,10 @@ def test_the_real_model_on_real_pictures_offline(ade20k_sample, tmp_path, monkey
     assert sum(p.numel() for p in model.parameters()) == 44_041_367
     for path in tmp_path.glob("*.pth"):
         path.unlink()  # half a gigabyte each
+
+
+def test_a_history_that_cannot_be_read_starts_anew(tmp_path, capfd):
+    for content in (b"a,b\n1,2\n", b"\xff\0", b""):
+        (tmp_path / "history.csv").write_bytes(content)
+        begun = runner.CarefulRunner.begin(SimpleNamespace(), runner.Start(tmp_path, step=3))
+        assert begun.rows == [] and "the history starts anew" in "".join(capfd.readouterr())

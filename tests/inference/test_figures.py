@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_hex
 
 from m2f_helpers import plotting
 from m2f_helpers.inference import figures
@@ -130,6 +131,15 @@ def test_query_figures_speak_of_the_query(image):
     narrow = figures.attention(result, 1)
     assert len(narrow.axes) == 3 and "100 % allowed (mask empty here)" in narrow.alt and "33 % allowed" in narrow.alt
     assert "layer 1 100 %, layer 2 50 %, layer 3 33 %" in figures.attention_narrowing(result).alt
+
+
+def test_every_coloured_line_has_its_own_colour(image):
+    result = Result(image)
+    result.queries = [Query(i, "wall", 0.5, 0.05) for i in range(14)]
+    ax = figures.attention_narrowing(result).axes[0]
+    colours = [to_hex(line.get_color()) for line in ax.lines]
+    grey = to_hex("0.5")
+    assert colours.count(grey) == 4 and len(set(colours)) == 11 and to_hex("C7") not in colours
 
 
 def test_errors_by_confidence_counts(truth):

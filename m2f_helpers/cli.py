@@ -172,7 +172,7 @@ def classroom() -> None:
 def build(out, minutes, runs, zipped) -> None:
     """Make in OUT the editions for students and teachers, slides, handouts, a quiz and a plan, from the notebooks.
 
-    The teacher's edition is run with its solutions, which takes as long as `m2f run`.
+    After `m2f run` its outputs in --runs are used and only the solutions run; without it, everything does.
     """
     from m2f_helpers.classroom import editions
 
@@ -183,9 +183,9 @@ def build(out, minutes, runs, zipped) -> None:
 @classroom.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--out", default="grades", show_default=True, help="Folder for grades.csv and the executed notebooks.")
-@click.option("--minutes", default=15.0, show_default=True, help="For one submission.")
-@click.option("--cell-seconds", default=300, show_default=True, help="For one cell; it is then interrupted.")
-@click.option("--memory", default=6.0, show_default=True, help="Gigabytes for all processes of a submission.")
+@click.option("--minutes", default=10.0, show_default=True, help="For one submission.")
+@click.option("--cell-seconds", default=120, show_default=True, help="For one cell; it is then interrupted.")
+@click.option("--memory", default=4.0, show_default=True, help="Gigabytes for all processes of a submission.")
 @click.option("--jobs", default=1, show_default=True, help="Submissions graded at the same time.")
 def grade(folder, out, minutes, cell_seconds, memory, jobs) -> None:
     """Grade every notebook below FOLDER: one row for each exercise in grades.csv. Goes on where it was stopped.
@@ -207,7 +207,11 @@ def grade(folder, out, minutes, cell_seconds, memory, jobs) -> None:
 @click.option("--platform", "platforms", multiple=True, required=True, help="linux, macos or windows; may be repeated.")
 @click.option("--wheel", type=click.Path(path_type=Path), help="This project's wheel.  [default: built here]")
 @click.option("--torch-from", help="Index or folder with a CPU build of torch; plain pip takes CUDA's on Linux.")
-@click.option("--pages", type=click.Path(path_type=Path), help="Folder of executed notebooks; their pages come along.")
+@click.option(
+    "--pages",
+    type=click.Path(path_type=Path),
+    help="Executed notebooks; their pages, with solutions, come along.",
+)
 def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
     """Gather in OUT all that laptops need to install and run the tutorial without network or administrator.
 

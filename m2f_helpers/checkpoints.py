@@ -384,9 +384,12 @@ def _with_state_dict(content: Any, path: Path) -> dict[str, Any]:
     state = content.get("state_dict", content.get("model", content))
     if not isinstance(state, dict) or not any(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{path}: no weights in this file; its entries are {', '.join(map(str, list(content)[:5]))}")
+    if other := next((name for name in state if not isinstance(name, str)), None):
+        raise ValueError(f"{path}: expected names of tensors under state_dict, got {other!r}: not a model's weights")
     if state is content:
         content = {}
-    return {"meta": {}, **content, "state_dict": state}
+    meta = content.get("meta")
+    return {**content, "meta": meta if isinstance(meta, dict) else {}, "state_dict": state}
 
 
 def _verified(path: Path, entry: Published) -> Path:

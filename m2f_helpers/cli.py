@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from m2f_helpers.quiet import one_line
+
 _FORMATS = "auto, ids, coco, voc, cityscapes, labelme, colors, binary"
 
 
@@ -32,19 +34,19 @@ class Door(click.Group):
 
 def _predictable(error: Exception) -> str:
     """One sentence for a fault that input, machine or installation can cause; empty for any other."""
-    text = " ".join(str(error).split())
+    text = one_line(error, None)
     if isinstance(error, MemoryError) or "out of memory" in text:
-        return (
-            f"the memory does not suffice ({text or 'no more could be had'}); a smaller --size, --crop or image helps"
-        )
+        return f"the memory does not suffice ({text}); a smaller --size, --crop or image helps"
     if isinstance(error, OSError):
         from m2f_helpers import files
 
         return files.sentence(error)
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError) and str(error):
         return text
     if isinstance(error, ImportError):
         return f"a library cannot be imported: {text}; `m2f check` says what is wrong and which command mends it"
+    if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):  # Path.resolve, before Python 3.13
+        return f"{text}: the link leads back to itself, choose another file or folder"
     if isinstance(error, AssertionError) and "incompatible" in text:  # mmseg and mmdet look at mmcv's version so
         return f"{text}; `m2f check` says which version fits and how to get it"
     if isinstance(error, NotImplementedError) and "MPS" in text:
@@ -58,7 +60,7 @@ def _unforeseen(error: Exception) -> str:
     with tempfile.NamedTemporaryFile("w", prefix="m2f-fault-", suffix=".txt", delete=False, encoding="utf-8") as file:
         file.write(" ".join(sys.argv) + "\n\n" + "".join(traceback.format_exception(error)))
     return (
-        f"a fault of this project, not of your input: {type(error).__name__}: {' '.join(str(error).split())[:200]} "
+        f"a fault of this project, not of your input: {type(error).__name__}: {one_line(error)} "
         f"({Path(last.filename).name}, line {last.lineno}). The traceback is in {file.name}: please report it together "
         "with what `m2f check` prints"
     )
@@ -170,7 +172,7 @@ def classroom() -> None:
 def build(out, minutes, runs, zipped) -> None:
     """Make in OUT the editions for students and teachers, slides, handouts, a quiz and a plan, from the notebooks.
 
-    The teacher's edition is run with its solutions, which takes as long as `m2f run`.
+    After `m2f run` its outputs in --runs are used and only the solutions run; without it, everything does.
     """
     from m2f_helpers.classroom import editions
 
@@ -181,9 +183,9 @@ def build(out, minutes, runs, zipped) -> None:
 @classroom.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--out", default="grades", show_default=True, help="Folder for grades.csv and the executed notebooks.")
-@click.option("--minutes", default=15.0, show_default=True, help="For one submission.")
-@click.option("--cell-seconds", default=300, show_default=True, help="For one cell; it is then interrupted.")
-@click.option("--memory", default=6.0, show_default=True, help="Gigabytes for all processes of a submission.")
+@click.option("--minutes", default=10.0, show_default=True, help="For one submission.")
+@click.option("--cell-seconds", default=120, show_default=True, help="For one cell; it is then interrupted.")
+@click.option("--memory", default=4.0, show_default=True, help="Gigabytes for all processes of a submission.")
 @click.option("--jobs", default=1, show_default=True, help="Submissions graded at the same time.")
 def grade(folder, out, minutes, cell_seconds, memory, jobs) -> None:
     """Grade every notebook below FOLDER: one row for each exercise in grades.csv. Goes on where it was stopped.
@@ -205,7 +207,11 @@ def grade(folder, out, minutes, cell_seconds, memory, jobs) -> None:
 @click.option("--platform", "platforms", multiple=True, required=True, help="linux, macos or windows; may be repeated.")
 @click.option("--wheel", type=click.Path(path_type=Path), help="This project's wheel.  [default: built here]")
 @click.option("--torch-from", help="Index or folder with a CPU build of torch; plain pip takes CUDA's on Linux.")
-@click.option("--pages", type=click.Path(path_type=Path), help="Folder of executed notebooks; their pages come along.")
+@click.option(
+    "--pages",
+    type=click.Path(path_type=Path),
+    help="Executed notebooks; their pages, with solutions, come along.",
+)
 def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
     """Gather in OUT all that laptops need to install and run the tutorial without network or administrator.
 
@@ -283,7 +289,8 @@ def figures(runs: Path, folder: Path) -> None:
 def predict(images, out, profile, config, trust_config, checkpoint, alpha, device) -> None:
     """Segment IMAGES (files or folders): overlays, label PNGs and a table of class shares go to --out.
 
-    Config and classes are those that the checkpoint carries.
+    Config and classes are those that the checkpoint carries. Label PNGs hold the ids of the label files that it was
+    trained on; `id` in the table counts the classes from 0.
     """
     from m2f_helpers.config import as_config
     from m2f_helpers.inference import models, prediction

@@ -30,7 +30,7 @@ from m2f_helpers.data.labels import count_ids, read_label
 from m2f_helpers.data.layout import SPLITS, DataFolder, read_data
 from m2f_helpers.palette import CLASSES_FILE, IGNORE, Palette, ade20k_palette, own_palette, palette_of
 from m2f_helpers.profiles import Profile, get_profile
-from m2f_helpers.quiet import quiet_initialisation
+from m2f_helpers.quiet import one_line, quiet_initialisation
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 MISSING = "(not set)"
@@ -120,7 +120,10 @@ def build_model(source: Source, seed: int | None = 0) -> Any:
     init_default_scope("mmseg")
     with torch.random.fork_rng(devices=[]), quiet_initialisation():
         torch.manual_seed(seed or 0)
-        model = revert_sync_batchnorm(MODELS.build(model_config))
+        try:
+            model = revert_sync_batchnorm(MODELS.build(model_config))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"the config describes no model that can be built: {one_line(error)}") from None
         if seed is not None:
             model.init_weights()
     return model

@@ -19,6 +19,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from m2f_helpers import export, files
+from m2f_helpers.quiet import shortened
 from m2f_helpers.records import read_records
 from m2f_helpers.resources import resource
 
@@ -182,25 +183,34 @@ def run_notebooks(
     check_parameters(notebooks, extra)
     _check_inputs(profile)
     if data is not None:
+        files.check_apart(data, out)
         _check_data(data, notebooks)
     out = _writable_folder(out)
     common = {"PROFILE": profile, "DATA_DIR": str(data.resolve()) if data else "", "OUT_DIR": str(out)}
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a debugger's start-up warning in every kernel
+    with files.locked(out):
+        files.remove_orphans(out)
+        done = _run_each(notebooks, out, common | extra)
+        write_pages(out, done)
+    if len(done) < len(notebooks):
+        return False
+    print(f"notebooks, HTML and records.json are in {out}", flush=True)
+    return True
+
+
+def _run_each(notebooks: Mapping[str, Path], out: Path, parameters: Mapping[str, Any]) -> list[str]:
+    """Run notebooks until one fails, with a line and the records of each; the names of those that ran."""
     done = []
     for name, path in notebooks.items():
-        run = run_notebook(name, path, out, common | extra)
-        numbers = "  ".join(f"{key}={_short(value)}" for key, value in run.records.items())
+        run = run_notebook(name, path, out, parameters)
+        numbers = "  ".join(f"{key}={_number(value)}" for key, value in run.records.items())
         print(f"{name:18} {run.seconds:6.1f} s  {numbers}", flush=True)
         save_records(out / "records.json", {name: run.records})
         if run.error:
             print(run.error, flush=True)
             break
         done.append(name)
-    write_pages(out, done)
-    if len(done) < len(notebooks):
-        return False
-    print(f"notebooks, HTML and records.json are in {out}", flush=True)
-    return True
+    return done
 
 
 def save_records(path: Path, new: Mapping[str, Mapping[str, Any]]) -> None:
@@ -258,7 +268,7 @@ def _writable_folder(out: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OSError(f"--out {out} cannot be written to ({error.strerror}); choose another folder") from None
+        raise OSError(f"--out {out} cannot be written to ({files.sentence(error)})") from None
     return out
 
 
@@ -269,9 +279,8 @@ def _where(failure: Exception) -> str:
     return re.sub(r"\s+", " ", str(failure))[:300]
 
 
-def _short(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+def _number(value: Any) -> str:
+    return shortened(f"{value:.4g}" if isinstance(value, float) else str(value), 40)
 
 
 def export_figures(notebook: Any, folder: Path) -> list[Path]:

@@ -192,6 +192,7 @@ _FIXES = {
     errno.ENOTDIR: "a file is in the place of a folder: choose another name",
     errno.EISDIR: "is a folder, a file is needed: choose another name",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    errno.ELOOP: "the link leads back to itself: choose another file or folder",
     errno.EMFILE: "too many files are open: use fewer workers, or raise `ulimit -n`",
     errno.EIO: "the disk reports an error: copy the file again, or choose another disk",
 }

@@ -254,7 +254,7 @@ def palette_of(source: Any) -> Palette:
             or a checkpoint's meta.
 
     Returns: ADE20K's palette where the names are ADE20K's, or where a config's data set has no names;
-        else the names there, with the colours there if there is one for each.
+        else the names there, with the colours and the ids on disk there if there is one for each.
     Raises: ValueError where no classes are found.
     """
     if isinstance(source, Palette):
@@ -267,7 +267,10 @@ def palette_of(source: Any) -> Palette:
         return ade20k_palette()
     colors = meta.get("palette")
     colors = distinct_colors(len(names)) if colors is None or len(colors) != len(names) else colors
-    return Palette(_entries(names, colors, [(i,) for i in range(len(names))]))
+    on_disk = meta.get("on_disk")
+    if on_disk is None or len(on_disk) != len(names):
+        return Palette(_entries(names, colors, [(i,) for i in range(len(names))]))
+    return Palette(_entries(names, colors, on_disk), tuple(sorted({*(meta.get("ignored") or ()), IGNORE})))
 
 
 def distinct_colors(count: int) -> list[list[int]]:
@@ -402,7 +405,7 @@ def _meta_of(source: Any) -> Mapping:
     meta = dataset.get("metainfo") or dataset
     if not meta.get("classes") and dataset.get("type") in ("ADE20KDataset", "PairDataset"):
         return ade20k_palette().meta
-    return meta
+    return {"on_disk": dataset.get("on_disk"), "ignored": dataset.get("ignored"), **meta}
 
 
 def _read_class(entry: dict, path: Path) -> SceneClass:

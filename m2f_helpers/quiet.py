@@ -15,9 +15,15 @@ KNOWN_WARNINGS = [
 ]
 
 
-def one_line(error: BaseException) -> str:
-    """First line of an error's text, or its type if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+def one_line(error: BaseException, longest: int | None = 160) -> str:
+    """An error's text on one line, or its type if it has none; cut off after so many characters, with None never."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if longest is None else shortened(text, longest)
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text, or its start and ` ...` where it is longer than so many characters."""
+    return text if len(text) <= longest else f"{text[: longest - 4]} ..."
 
 
 @contextmanager

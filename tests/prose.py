@@ -1,8 +1,10 @@
 """Numbers in prose, and where they come from.
 
 A number in a markdown cell is good if a code cell beside it shows it (in its source or its output), if the notebook
-records it, or if a row of `prose_numbers.csv` says where it comes from. To see what lacks a source after a change, run
-`python -m tests.prose FOLDER` on a folder that `m2f run` wrote; the lines it prints are rows to be filled in.
+records it, or if a row of `prose_numbers.csv` says where it comes from. Where those cells also show the number before
+or after it, as with small numbers, a change by hand could hide: then a row is needed too, with `beside` for a source.
+To see what lacks a source after a change, run `python -m tests.prose FOLDER` on a folder that `m2f run` wrote; the
+lines it prints are rows to be filled in.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 
 import nbformat
 
+BESIDE = "beside"  # the source of a row whose number is still looked up, in the cells beside it and the records
 TABLE = Path(__file__).with_name("prose_numbers.csv")
 FIELDS = ["where", "number", "context", "source"]
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?!\w)")
@@ -27,7 +30,7 @@ NO_PROSE = [  # what is no statement: code, addresses, the list of references, n
     r"`[^`]*`",
     r"\]\([^)]*\)",
     r"^## References.*",
-    r"\b0\d(?:\.\d+)?\b",
+    r"(?<![\w.])0\d(?:\.\d+)?\b",
     r"[A-Za-z]+-\d+\b",
 ]
 
@@ -112,13 +115,24 @@ def without_source(where: str, notebook: Any, records: dict[str, Any], rows: lis
     return missing, used
 
 
+def hidden(printed: str, value: float, context: str, sources: Iterable[float]) -> bool:
+    """Would the number pass as well if its last digit were one more or less?"""
+    step = 10.0 ** -len(printed.partition(".")[2])
+    return any(shown(printed, round(value + change, 9), context, sources) for change in (step, -step))
+
+
 def _check(where: str, text: str, sources: set[float], rows: list[Row]) -> tuple[list[Row], set[Row]]:
     missing, used = [], set()
     for printed, value, context in numbers(text):
         told = {row for row in rows if row.where == where and row.number == printed and row.context in context}
         used |= told
-        if not told and (value is None or not shown(printed, value, context, sources)):
-            missing.append(Row(where, printed, context, ""))
+        seen = value is not None and shown(printed, value, context, sources)
+        if told:
+            good = seen or any(row.source != BESIDE for row in told)
+        else:
+            good = seen and not hidden(printed, value, context, sources)
+        if not good:
+            missing.append(Row(where, printed, context, BESIDE if seen else ""))
     return missing, used
 
 

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from click.testing import CliRunner
 
-from m2f_helpers import execution
+from m2f_helpers import execution, files
 from m2f_helpers.cli import main
 from m2f_helpers.data.convert import convert
 from tests.data import exports
@@ -89,7 +89,13 @@ def test_run_writes_notebook_html_and_records(small):
     executed = nbformat.read(out / "01_first.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text.strip() == str(out)
     assert "<html" in (out / "01_first.html").read_text()
-    assert sorted(p.name for p in out.iterdir()) == ["01_first.html", "01_first.ipynb", "records.json"]
+    assert sorted(p.name for p in out.glob("[!.]*")) == ["01_first.html", "01_first.ipynb", "records.json"]
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(small):
+    with files.locked(small / "out"):
+        result = invoke("1", "--out", str(small / "out"))
+    assert result.exit_code == 1 and "out is in use by process" in result.output
 
 
 def test_failing_cell_is_named_with_its_notebook_and_what_lies_where(small):

@@ -46,6 +46,8 @@ def test_exif_orientation_as_opencv_applies_it(tmp_path, orientation):
     found = read_image(path)
     assert found.shape == ((40, 60, 3) if orientation < 5 else (60, 40, 3))
     assert (found == cv2.imread(str(path))[..., ::-1]).all()
+    with Image.open(path) as opened:  # Pillow's way, which other files take
+        assert (read_image(opened) == found).all()
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
@@ -194,14 +196,22 @@ def test_bad_input_gets_one_sentence(tmp_path, case):
     assert type(caught.value) in (ValueError, FileNotFoundError, PermissionError)
 
 
-def test_the_limit_holds_to_the_pixel(tmp_path, monkeypatch):
+def test_half_a_jpeg_is_left_to_pillow():
+    """Older OpenCV takes it for a whole one."""
+    data = io.BytesIO()
+    Image.fromarray(RGB).save(data, "JPEG")
+    assert images._is_plain_jpeg(data.getvalue()) and not images._is_plain_jpeg(data.getvalue()[:-100])
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_the_limit_holds_to_the_pixel(tmp_path, monkeypatch, suffix):
     """Pillow itself only warns at its limit and raises at twice that; ours refuses the first pixel too many."""
-    path = tmp_path / "wide.png"
+    path = tmp_path / f"wide.{suffix}"
     Image.new("L", (40, 25)).save(path)
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     assert read_image(path).shape == (25, 40, 3)
     monkeypatch.setattr(images, "MAX_PIXELS", 999)
-    with pytest.raises(ValueError, match=r"wide\.png has (40 x 25|more than 999) pixels"):
+    with pytest.raises(ValueError, match=r"wide\.\w+ has (40 x 25|more than 999) pixels"):
         read_image(path)
 
 

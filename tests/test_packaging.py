@@ -122,7 +122,8 @@ def test_wheel_carries_palette_notebooks_and_weights(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"m2f_helpers/notebooks/{path.name}" for path in NOTEBOOKS.glob("*.ipynb")}
     expected |= {"m2f_helpers/ade20k_palette.json", "m2f_helpers/weights/demo_day.pth"}
-    expected |= {f"m2f_helpers/{path.name}" for path in (ROOT / "m2f_helpers").glob("*.py")}
+    inside = [path for path in (ROOT / "m2f_helpers").rglob("*.*") if path.suffix not in (".pyc", ".pyo")]
+    expected |= {path.relative_to(ROOT).as_posix() for path in inside if path.is_file()}
     assert expected <= names, expected - names
     assert not [name for name in names if "tests/" in name or "__pycache__" in name]
 

@@ -30,13 +30,13 @@ def lacking(prose, code="", printed="", records=None, rows=()):
         ("it lights 6.2 % of the pixels", "it lights 6.3 % of the pixels"),
         ("a share of 0.062", "a share of 0.063"),
         ("the 1,234 pixels", "the 1,235 pixels"),
-        ("4x5 cells", "4x6 cells"),
+        ("4x7 cells", "4x8 cells"),
         ("2.56 million images", "2.57 million images"),
         ("all 30 terms", "all 31 terms"),
     ],
 )
 def test_a_changed_number_is_found(good, changed):
-    code, printed = "size = (4, 5)", "0.06219 of 1,234 pixels; 2_560_000 images"
+    code, printed = "size = (4, 7)", "0.06219 of 1,234 pixels; 2_560_000 images"
     assert lacking(good, code, printed, {"terms": 30}) == []
     assert len(lacking(changed, code, printed, {"terms": 30})) == 1
 
@@ -63,9 +63,18 @@ def test_words_need_a_row_and_a_row_needs_its_words():
     assert "twenty" in lacking("after twenty minutes", rows=[row])
 
 
+def test_a_number_that_could_hide_behind_its_neighbour_needs_a_row():
+    row = Row("n", "3", "about 3 images", "beside")
+    assert lacking("about 3 images", printed="3 images of 4 classes") == ["3"]
+    assert lacking("about 3 images", printed="3 images of 4 classes", rows=[row]) == []
+    assert lacking("about 4 images", printed="3 images of 4 classes", rows=[row]) == ["4"]
+    assert lacking("about 3 images", printed="2 images of 4 classes", rows=[row]) == ["3"], "it is still looked up"
+
+
 def test_code_addresses_and_references_are_no_prose():
     text = "see `x = 5` in [06](06_own.ipynb) and section 04.2\n```\n99\n```\n## References\n- arXiv 2112.01527"
     assert list(numbers(text)) == []
+    assert [number for number, _, _ in numbers("a decay of 0.05, see 04.6")] == ["0.05"]
 
 
 @pytest.mark.slow

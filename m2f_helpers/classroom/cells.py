@@ -56,6 +56,16 @@ def with_solutions(notebook: Any) -> Any:
     return solved
 
 
+def without_solutions(notebook: Any) -> Any:
+    """A copy in which no folded solution is left."""
+    plain = copy.deepcopy(notebook)
+    for cell in plain.cells:
+        if cell.cell_type == "markdown":
+            cell.source = SOLUTION.sub("", cell.source).strip()
+    plain.cells = [cell for cell in plain.cells if cell.cell_type != "markdown" or cell.source]
+    return plain
+
+
 def verdicts(notebook: Any) -> list[tuple[str, bool]]:
     """What `check` said in an executed notebook, in order: number of the exercise, right or not yet."""
     outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]

@@ -15,13 +15,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
 
 from m2f_helpers import execution, export, files
 from m2f_helpers.classroom import handout, quiz, slides
-from m2f_helpers.classroom.cells import NAME_TAG, SOLUTION, asked_in, read_exercises
+from m2f_helpers.classroom.cells import NAME_TAG, asked_in, read_exercises, without_solutions
+from m2f_helpers.classroom.needed import SKIP, needed
+from m2f_helpers.quiet import one_line
+from m2f_helpers.resources import resource
 
 TEXTS = Path(__file__).with_name("texts")
 PARTS = ("student", "teacher", "slides", "handout", "quiz")
@@ -47,7 +51,7 @@ def build(out: str | Path, minutes: int = 45, runs: str | Path = "runs", zipped:
     Args:
         out: the folder; an earlier edition in it is replaced, anything else is refused.
         minutes: of one lesson.
-        runs: where the teacher's notebooks are executed; data that an earlier `m2f run` prepared there are used again.
+        runs: where the teacher's notebooks are executed; what an earlier `m2f run` left there is used again.
         zipped: pack student and teacher editions into a zip file each as well.
 
     Returns: number of files by part.
@@ -59,6 +63,8 @@ def build(out: str | Path, minutes: int = 45, runs: str | Path = "runs", zipped:
     if out.exists() and any(out.iterdir()) and not (out / "plan.md").is_file():
         raise ValueError(f"{out} holds other things than an edition; give a new or empty folder")
     sources = {name: read_source(path) for name, path in execution.find_notebooks(()).items()}
+    if not sources:
+        raise ValueError(f"{resource('notebooks')} holds no notebook; install the project again")
     texts = {name: sections(name, notebook) for name, notebook in sources.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     files.remove_orphans(out.parent, f".{out.name}.*.part")
@@ -101,7 +107,7 @@ def read_source(path: Path) -> Any:
     try:
         notebook = nbformat.read(path, as_version=4)
     except Exception as error:
-        raise ValueError(f"{path} is not a notebook: {' '.join(str(error).split())[:120]}") from None
+        raise ValueError(f"{path} is not a notebook: {one_line(error)}") from None
     if any(cell.get("outputs") for cell in notebook.cells):
         raise ValueError(f"{path} holds outputs: strip it first (nbstripout --keep-id {path})")
     return notebook
@@ -130,34 +136,31 @@ def _section(heading: str, entry: dict[str, Any]) -> Section:
 
 def student(source: Any, name: str) -> Any:
     """No solutions, a cell for the name, and the metadata by which nbgrader grades it."""
-    edition = copy.deepcopy(source)
+    edition = without_solutions(source)
     edition.metadata["m2f"] = {"edition": "student", "notebook": name}
+    before = {cell.get("id") for cell in edition.cells}
     cells = []
     for cell in edition.cells:
-        if cell.cell_type == "markdown":
-            cell.source = SOLUTION.sub("", cell.source).strip()
-            if not cell.source:
-                continue
         cells.append(cell)
         if number := asked_in(cell):
-            cell.metadata["nbgrader"] = _nbgrader(f"answer-{number}", solution=True)
             proof = f'from m2f_helpers.exercises import is_solved\n\nassert is_solved("{number}"), "{number}: not yet"'
             tags = ["raises-exception"]  # until it is solved, "Run all" goes on behind it
-            question = nbformat.v4.new_code_cell(proof, metadata={"tags": tags})
-            question.metadata["nbgrader"] = _nbgrader(f"grade-{number}", grade=True)
-            cells.append(question)
+            metadata = {"tags": tags, "nbgrader": _nbgrader(f"grade-{number}")}
+            cells.append(nbformat.v4.new_code_cell(proof, metadata=metadata))
     name_cell = nbformat.v4.new_code_cell('STUDENT = ""  # your name', metadata={"tags": [NAME_TAG]})
     edition.cells = [cells[0], name_cell, *cells[1:]]
     for position, cell in enumerate(edition.cells):  # ids that stay the same from one build to the next
-        cell["id"] = cell.get("id") if cell in source.cells else f"class-{name[:2]}-{position}"
+        cell["id"] = cell.get("id") if cell.get("id") in before else f"class-{name[:2]}-{position}"
     return edition
 
 
-def _nbgrader(grade_id: str, solution: bool = False, grade: bool = False) -> dict[str, Any]:
-    """Metadata of nbgrader's schema 3: a cell that the student fills, or a locked one that is worth a point."""
-    points = {"points": 1} if grade else {}
-    kind = {"grade": grade, "solution": solution, "locked": grade, "task": False, "schema_version": 3}
-    return {"grade_id": grade_id.replace(".", "-"), "cell_type": "code", **kind, **points}
+def _nbgrader(grade_id: str) -> dict[str, Any]:
+    """Metadata of nbgrader's schema 3: a locked cell that is worth a point.
+
+    The student's own cells carry none: nbgrader would empty a cell marked as a solution.
+    """
+    kind = {"grade": True, "locked": True, "solution": False, "task": False, "points": 1, "schema_version": 3}
+    return {"grade_id": grade_id.replace(".", "-"), "cell_type": "code", **kind}
 
 
 def teacher(source: Any, texts: Sequence[Section]) -> Any:
@@ -187,8 +190,47 @@ def note(section: Section) -> str:
 
 
 def run_teacher(edition: Any, name: str, runs: Path) -> Any:
-    """Execute a teacher's notebook; what it makes stays in `runs`, the notebook itself does not."""
+    """Execute a teacher's notebook; what it makes stays in `runs`, the notebook itself does not.
+
+    Where `runs` holds the notebook as `m2f run` executed it, only the solutions run, with the cells that they need.
+    """
     runs.mkdir(parents=True, exist_ok=True)
+    before = earlier_run(edition, runs / f"{name}.ipynb")
+    solutions = {position for position, cell in enumerate(edition.cells) if asked_in(cell)}
+    codes = [cell.source if cell.cell_type == "code" else "" for cell in edition.cells]
+    runs_now = needed(codes, solutions) if before else range(len(codes))
+    running = copy.deepcopy(edition)
+    for position, cell in enumerate(running.cells):
+        if position not in runs_now:
+            cell.metadata["tags"] = [*cell.metadata.get("tags", []), SKIP]
+    executed = _execute(running, name, runs)
+    executed.cells = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    for cell in executed.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata["tags"] = [tag for tag in cell.metadata.get("tags", []) if tag != SKIP]
+        if before and cell.id in before.outputs and not asked_in(cell):
+            cell.outputs = before.outputs[cell.id]
+    executed.metadata.pop("papermill", None)  # times, and folders of this machine
+    executed.metadata |= before.metadata if before else {}
+    return executed
+
+
+def earlier_run(edition: Any, path: Path) -> Any:
+    """Outputs by cell, and the state of widgets, of an executed notebook; None if it is not of today's code."""
+    try:
+        run = nbformat.read(path, as_version=4)
+    except Exception:  # there is none, or a damaged one: everything is run again
+        return None
+    there = {cell.get("id"): cell for cell in run.cells if cell.cell_type == "code"}
+    ours = [cell for cell in edition.cells if cell.cell_type == "code" and not asked_in(cell)]
+    if any(cell.id not in there or there[cell.id].source != cell.source for cell in ours):
+        return None
+    outputs = {name: cell.outputs for name, cell in there.items()}
+    widgets = {key: value for key, value in run.metadata.items() if key == "widgets"}
+    return SimpleNamespace(outputs=outputs, metadata=widgets)
+
+
+def _execute(edition: Any, name: str, runs: Path) -> Any:
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / f"{name}.ipynb"
         nbformat.write(edition, path)

@@ -1,5 +1,8 @@
 """Grades submitted notebooks, each in a process of its own, and writes one table.
 
+Of a notebook run the cells that its answers need and those that the student wrote or changed; our other cells, the
+training among them, do not. The answers come out as data and are compared here, where a submission cannot reach.
+
 A submission is foreign code. It runs with limits of time and memory, in an empty folder of its own and with that folder
 as its home. This stops what goes wrong by accident: endless loops, full memory, files deleted where they are. It does
 not stop ill will: the code runs with the rights of whoever grades, can read and delete what they can, and can reach the
@@ -30,8 +33,10 @@ import nbformat
 import psutil
 from tqdm.auto import tqdm
 
-from m2f_helpers import execution, files
-from m2f_helpers.classroom.cells import NAME_TAG, Exercise, asked_in, read_exercises, verdicts
+from m2f_helpers import execution, exercises, files
+from m2f_helpers.classroom.cells import NAME_TAG, Exercise, asked_in, read_exercises
+from m2f_helpers.classroom.needed import SKIP, needed
+from m2f_helpers.quiet import one_line
 
 TABLE = "grades.csv"
 KEPT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "SYSTEMROOT", "OMP_NUM_THREADS", "VIRTUAL_ENV")
@@ -41,9 +46,9 @@ KEPT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "SYSTEMROOT", "OMP_NUM_THREADS",
 class Limits:
     """Minutes for a whole submission, seconds for one cell, gigabytes of memory for all its processes together."""
 
-    minutes: float = 15
-    cell_seconds: int = 300
-    memory: float = 6
+    minutes: float = 10
+    cell_seconds: int = 120
+    memory: float = 4
 
 
 @dataclass(frozen=True)
@@ -100,26 +105,30 @@ def grade_one(path: Path, folder: Path, out: Path, limits: Limits) -> list[Grade
     digest = _digest(path)
     try:
         submission = nbformat.read(path, as_version=4)
-        notebook, asked = exercises_of(submission, path)
-    except Exception as error:  # damaged, empty, another notebook: a row, never the end of the others
-        rows = [Grade(path.stem, file, "", "", 0, f"cannot be graded: {' '.join(str(error).split())[:200]}")]
-    else:
+        ours = source_of(submission, path)
+        source = nbformat.read(ours, as_version=4)
+        asked = read_exercises(source)
         name = student_of(submission) or path.stem
-        executed, fault = execute(prepare(submission, asked), limits)
-        nbformat.write(executed, out / f"{digest}.ipynb")
-        rows = [Grade(name, file, notebook, e.number, *judge(executed, e, fault)) for e in asked]
+        asking = prepare(submission, source, asked)
+    except Exception as error:  # damaged, empty, another notebook: a row, never the end of the others
+        rows = [Grade(path.stem, file, "", "", 0, f"cannot be graded: {one_line(error)}")]
+    else:
+        executed, fault = execute(asking, limits)
+        files.write(out / f"{digest}.ipynb", nbformat.writes(executed))
+        rows = [Grade(name, file, ours.stem, e.number, *judge(executed, e, fault)) for e in asked]
     files.write(out / f"{digest}.json", json.dumps([asdict(row) for row in rows], ensure_ascii=False))
     return rows
 
 
-def exercises_of(submission: Any, path: Path) -> tuple[str, list[Exercise]]:
-    """The notebook that a submission is an edition of, and its exercises as we ask them."""
+def source_of(submission: Any, path: Path) -> Path:
+    """Our notebook that a submission is an edition of: by its metadata, its title, or the name of its file."""
     text = next((cell.source for cell in submission.cells if cell.cell_type == "markdown"), "")
-    match = re.match(r"#\s*(\d\d)\b", text.strip()) or re.match(r"(\d\d)_", path.name)
+    told = str(submission.metadata.get("m2f", {}).get("notebook", ""))
+    match = re.match(r"(\d\d)_", told) or re.match(r"#\s*(\d\d)\b", text.strip()) or re.match(r"(\d\d)_", path.name)
     ours = [p for name, p in execution.list_notebooks().items() if match and name.startswith(match[1])]
     if not ours:
         raise ValueError("neither its title nor its file name begins with the number of a notebook")
-    return ours[0].stem, read_exercises(nbformat.read(ours[0], as_version=4))
+    return ours[0]
 
 
 def student_of(submission: Any) -> str:
@@ -131,20 +140,40 @@ def student_of(submission: Any) -> str:
     return ""
 
 
-def prepare(submission: Any, asked: list[Exercise]) -> Any:
-    """A copy in which our own question stands behind each answer, in a cell that the student did not write."""
+def prepare(submission: Any, source: Any, asked: list[Exercise]) -> Any:
+    """A copy in which our own question stands behind each answer, and cells that no answer needs are marked as such."""
     asking = copy.deepcopy(submission)
+    leave_out(asking, source)
     wanted = {exercise.number: exercise for exercise in asked}
     for position in reversed(range(len(asking.cells))):
         cell = asking.cells[position]
-        cell.setdefault("metadata", {})["tags"] = [t for t in cell.metadata.get("tags", []) if t != "graded"]
         number = asked_in(cell)
         if number in wanted:
             exercise = wanted.pop(number)
-            source = f"from m2f_helpers.exercises import check\n{exercise.question}"
-            question = nbformat.v4.new_code_cell(source, metadata={"tags": ["graded"], "exercise": number})
+            text = f"from m2f_helpers.exercises import hand_in\n{exercise.question.replace('check', 'hand_in', 1)}"
+            question = nbformat.v4.new_code_cell(text, metadata={"tags": ["graded"], "exercise": number})
             asking.cells.insert(position + 1, question)
+        if "parameters" in cell.metadata.tags:  # as we have them, whatever was tried last
+            asking.cells.insert(position + 1, nbformat.v4.new_code_cell(parameters_of(source)))
     return asking
+
+
+def leave_out(asking: Any, source: Any) -> None:
+    """Mark the cells that need not run: those of ours, unchanged, on which no answer and no other cell depends."""
+    ours = {cell.source.strip() for cell in source.cells if not asked_in(cell)}
+    codes = [cell.source if cell.cell_type == "code" else "" for cell in asking.cells]
+    theirs = {position for position, code in enumerate(codes) if code.strip() and code.strip() not in ours}
+    proofs = {position for position, cell in enumerate(asking.cells) if cell.metadata.get("nbgrader", {}).get("grade")}
+    runs = needed(codes, theirs - proofs)
+    for position, cell in enumerate(asking.cells):
+        tags = [tag for tag in cell.metadata.get("tags", []) if tag not in ("graded", SKIP)]
+        cell.metadata["tags"] = tags if position in runs else [*tags, SKIP]
+
+
+def parameters_of(source: Any) -> str:
+    """Our own values, and a folder for outputs that is never the checkout of whoever grades."""
+    ours = [cell.source for cell in source.cells if "parameters" in cell.metadata.get("tags", [])]
+    return "\n".join([*ours, "import pathlib", 'OUT_DIR = str(pathlib.Path.home() / "runs")'])
 
 
 def execute(notebook: Any, limits: Limits) -> tuple[Any, str]:
@@ -194,10 +223,17 @@ def judge(executed: Any, exercise: Exercise, fault: str) -> tuple[int, str]:
     cells = [c for c in executed.cells if c.metadata.get("exercise") == exercise.number and "graded" in c.metadata.tags]
     if not cells:
         return 0, "no cell asks for it"
-    said = [right for _, right in verdicts(nbformat.v4.new_notebook(cells=cells))]
-    if said:
-        return int(said[-1]), "right" if said[-1] else "not yet"
-    return 0, fault or "the answer could not be looked at"
+    outputs = cells[-1].get("outputs", [])
+    handed = [output.data[exercises.MIME] for output in outputs if exercises.MIME in output.get("data", {})]
+    if handed:
+        try:
+            right = exercises.is_right(exercise.number, handed[-1]["parts"])
+        except (TypeError, KeyError, RecursionError):  # handed in by something else than our question
+            right = False
+        return int(right), "right" if right else "not yet"
+    errors = [f"{output.ename}: {output.evalue}" for output in outputs if output.output_type == "error"]
+    said = " ".join(errors[0].split())[:200] if errors else ""
+    return 0, said or fault or "the answer could not be looked at"
 
 
 def read_known(out: Path, digests: dict[Path, str]) -> dict[Path, list[Grade]]:

@@ -33,9 +33,9 @@ pre { font-size: 8pt; margin: 1mm 0; white-space: pre-wrap; }
 .name { float: right; font-size: 9pt; }
 .figures { display: grid; grid-template-columns: 1fr 1fr; gap: 3mm; margin: 3mm 0; }
 figure { margin: 0; }
-.figures img { width: 100%; max-height: 58mm; object-fit: contain; }
+.figures img { width: 100%; max-height: 68mm; object-fit: contain; }
 .exercises { break-before: page; columns: 2; column-gap: 7mm; }
-.exercises > div { break-inside: avoid; }
+.exercises > div { break-inside: avoid; min-height: 70mm; border-bottom: .3mm dotted #8c959f; }  /* room to write */
 """
 
 

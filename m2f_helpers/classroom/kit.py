@@ -8,6 +8,8 @@ hang on it for Linux; where it finds a CPU build is the caller's choice (`torch_
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import shutil
 import subprocess
@@ -21,6 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pooch
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
@@ -28,7 +31,10 @@ from packaging.utils import canonicalize_name
 from tqdm.auto import tqdm
 
 from m2f_helpers import files
+from m2f_helpers.classroom.cells import without_solutions
+from m2f_helpers.classroom.editions import student
 from m2f_helpers.data.scenes.dataset import make_scenes
+from m2f_helpers.execution import list_notebooks
 from m2f_helpers.resources import resource
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
@@ -48,23 +54,44 @@ PLATFORMS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     ),
 }
 PATCH = "{}.9"  # some packages ask for a later patch release than .0
+CHECKOUT = Path(__file__).resolve().parents[2]
 LIST = "SHA256SUMS"
+TEXTS = "m2f_helpers/classroom/texts/"
 WANTED = ("jupyterlab", "numba")  # beside the project itself: where students work, and the fast kernel
 SCRIPTS = {
     "install.sh": """#!/bin/sh
 # Installs the tutorial beside this file, without network and without administrator. Needs Python {pythons}.
 cd "$(dirname "$0")" || exit 1
-for python in {candidates} python3; do command -v "$python" >/dev/null && break; done
+fits="import sys; sys.exit('%d.%d' % sys.version_info[:2] not in sys.argv)"
+for python in {candidates} python3 ""; do "$python" -c "$fits" {versions} 2>/dev/null && break; done
+if [ -z "$python" ]; then
+  echo "Python {pythons} is needed and was not found: install it and call install.sh again." >&2
+  exit 1
+fi
 "$python" -m venv venv || exit 1
 venv/bin/python -m pip install --quiet --no-index --find-links wheels "m2f-helpers[fast]" jupyterlab || exit 1
 echo "Ready. Start with: venv/bin/jupyter lab notebooks"
 """,
     "install.bat": """@echo off
 rem Installs the tutorial beside this file, without network and without administrator. Needs Python {pythons}.
-cd /d "%~dp0"
-py -m venv venv || python -m venv venv || exit /b 1
-venv\\Scripts\\python -m pip install --quiet --no-index --find-links wheels "m2f-helpers[fast]" jupyterlab || exit /b 1
+cd /d "%~dp0" || exit /b 1
+set "FOUND="
+set "FITS=import sys; sys.exit('%%d.%%d' %% sys.version_info[:2] not in sys.argv)"
+for %%v in ({versions}) do if not defined FOUND py -%%v -c "%FITS%" %%v >nul 2>nul && set "FOUND=py -%%v"
+if not defined FOUND python -c "%FITS%" {versions} >nul 2>nul && set "FOUND=python"
+if not defined FOUND (
+  echo Python {pythons} is needed and was not found: install it and call install.bat again.
+  goto failed
+)
+%FOUND% -m venv venv || goto failed
+set "PIP=venv\\Scripts\\python.exe -m pip install --quiet --no-index --find-links wheels"
+%PIP% "m2f-helpers[fast]" jupyterlab || goto failed
 echo Ready. Start with: venv\\Scripts\\jupyter lab notebooks
+pause
+exit /b 0
+:failed
+pause
+exit /b 1
 """,
 }
 
@@ -103,11 +130,13 @@ def build_kit(
     """
     out = Path(out)
     check_targets(pythons, platforms)
+    check_wheel(wheel)
     if out.exists() and any(out.iterdir()) and not (out / "wheels").is_dir():
         raise ValueError(f"{out} holds other things than a kit; give a new or empty folder")
     (out / "wheels").mkdir(parents=True, exist_ok=True)
     files.remove_orphans(out / "wheels")
     own = place_own_wheel(out / "wheels", wheel)
+    without_answers(own)
     wanted = {}
     for python, platform in product(pythons, platforms):
         for item in resolve(own, python, platform, torch_from):
@@ -128,19 +157,47 @@ def check_targets(pythons: Iterable[str], platforms: Iterable[str]) -> None:
             raise ValueError(f"expected a {name} out of {', '.join(known)}, got {', '.join(wrong) or 'none'}")
 
 
+def check_wheel(wheel: str | Path | None) -> None:
+    """ValueError if the file is no wheel of this project, or there is neither a file nor a checkout to build from."""
+    if wheel is None and not (CHECKOUT / "pyproject.toml").is_file():
+        raise ValueError("the package was not installed from a checkout, so give its wheel: --wheel FILE")
+    if wheel is not None and not (zipfile.is_zipfile(wheel) and Path(wheel).name.startswith("m2f_helpers-")):
+        raise ValueError(f"{wheel} is not a wheel of this project; expected m2f_helpers-VERSION-py3-none-any.whl")
+
+
 def place_own_wheel(folder: Path, wheel: str | Path | None) -> Path:
     """Put this project's wheel into the folder, built from the checkout unless one is given."""
     for old in folder.glob("m2f_helpers-*.whl"):
         old.unlink()
-    if wheel is not None:
-        if not zipfile.is_zipfile(wheel) or not Path(wheel).name.startswith("m2f_helpers-"):
-            raise ValueError(f"{wheel} is not a wheel of this project; expected m2f_helpers-VERSION-py3-none-any.whl")
-        return Path(shutil.copy(wheel, folder))
-    root = Path(__file__).resolve().parents[2]
-    if not (root / "pyproject.toml").is_file():
-        raise ValueError("the package was not installed from a checkout, so give its wheel: --wheel FILE")
-    run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(root)])
-    return next(folder.glob("m2f_helpers-*.whl"))
+    with tempfile.TemporaryDirectory() as temporary:
+        if wheel is None:
+            command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", temporary]
+            run([*command, str(CHECKOUT)])
+            wheel = next(Path(temporary).glob("m2f_helpers-*.whl"))
+        place = folder / Path(wheel).name
+        files.write(place, Path(wheel).read_bytes())
+    return place
+
+
+def without_answers(wheel: Path) -> None:
+    """Take out of this project's wheel what students are to find themselves: solutions and the teacher's texts."""
+    with zipfile.ZipFile(wheel) as archive:
+        members = {name: archive.read(name) for name in archive.namelist() if not name.startswith(TEXTS)}
+    for name in [name for name in members if name.endswith(".ipynb")]:
+        notebook = nbformat.reads(members[name].decode(), as_version=4)
+        members[name] = nbformat.writes(without_solutions(notebook)).encode()
+    record = next(name for name in members if name.endswith(".dist-info/RECORD"))
+    members[record] = "".join(
+        [*(_record_row(n, b) for n, b in members.items() if n != record), f"{record},,\n"]
+    ).encode()
+    with files.replacing(wheel) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def _record_row(name: str, content: bytes) -> str:
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    return f"{name},sha256={digest},{len(content)}\n"
 
 
 def resolve(own: Path, python: str, platform: str, torch_from: str | None = None) -> list[Wheel]:
@@ -286,16 +343,20 @@ def _copy(url: str, output_file: str, pooch: object) -> None:
 
 
 def add_lessons(out: Path, pythons: Sequence[str], pages: str | Path | None) -> None:
-    """Notebooks, drawn data, scripts that install and, if there are any, the pages of an executed run."""
+    """Students' notebooks, drawn data, scripts that install and, if there are any, the pages of an executed run."""
     shutil.copytree(resource("notebooks"), out / "notebooks", dirs_exist_ok=True)
+    for name, path in list_notebooks().items():
+        nbformat.write(student(nbformat.read(path, as_version=4), name), out / "notebooks" / path.name)
     for domain in ("day", "dusk"):
         make_scenes(out / "data" / domain, 48, 16, domain)
     for page in sorted(Path(pages).glob("*.html")) if pages else []:
         (out / "pages").mkdir(exist_ok=True)
         shutil.copy(page, out / "pages")
-    words = {"pythons": " or ".join(pythons), "candidates": " ".join(f"python{version}" for version in pythons)}
+    words = {"pythons": " or ".join(pythons), "versions": " ".join(pythons)}
+    words["candidates"] = " ".join(f"python{version}" for version in pythons)
     for name, text in SCRIPTS.items():
-        files.write(out / name, text.format(**words))
+        lines = text.format(**words)
+        files.write(out / name, lines.replace("\n", "\r\n") if name.endswith(".bat") else lines)
         (out / name).chmod(0o755)
 
 

@@ -12,11 +12,6 @@ from nbclient import NotebookClient
 def main(path: str, seconds: str) -> None:
     """Execute the notebook in place, and save it after every cell, so that an answer counts whatever follows."""
     notebook = nbformat.read(path, as_version=4)
-    outputs = f"OUT_DIR = {str(Path.cwd() / 'runs')!r}"  # never into the checkout of whoever grades
-    for position, cell in enumerate(notebook.cells):
-        if "parameters" in cell.metadata.get("tags", []):
-            notebook.cells.insert(position + 1, nbformat.v4.new_code_cell(outputs))
-            break
 
     def save(**_: object) -> None:
         nbformat.write(notebook, path)

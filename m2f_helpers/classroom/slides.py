@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import html
+import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -17,6 +18,8 @@ from m2f_helpers import export
 from m2f_helpers.classroom.cells import SOLUTION, asked_in
 
 TALL = 12  # a code cell with more lines is folded on its slide
+ROOM = 19  # lines of text that a slide holds
+WIDTH = 100  # letters in one of them
 STYLE = """
 .reveal { font-size: 22px; }
 .reveal .slides { text-align: left; }
@@ -24,12 +27,23 @@ STYLE = """
 .reveal h1 { font-size: 2em; }
 .reveal h2 { font-size: 1.5em; }
 .reveal section { max-height: 680px; overflow-y: auto; }
-.reveal section img { display: block; margin: 0 auto; max-width: 100%; max-height: 440px; background: #fff; }
-.reveal pre { width: 100%; max-height: 300px; overflow: auto; padding: .5em; font-size: 15px; background: #f5f7f9; }
-.reveal pre { box-shadow: none; }
+.reveal section img { display: block; margin: 0 auto; max-width: 100%; max-height: 590px; background: #fff; }
+.reveal pre { width: 100%; padding: .5em; font-size: 15px; background: #f5f7f9; box-shadow: none; }
+.reveal pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 .reveal table { font-size: 15px; }
-.reveal .table { max-height: 360px; overflow: auto; }
+.reveal .where { margin: 0 0 .4em; font-size: 16px; color: #57606a; }
 .reveal summary { font-size: 16px; color: #57606a; }
+"""
+
+FORMULA = re.compile(r"\$\$.*?\$\$", re.S)
+# What is a little too high for its slide becomes smaller; what is still too high can be scrolled.
+FIT = """
+function fit() {
+  const slide = Reveal.getCurrentSlide();
+  for (let zoom = 1; zoom > 0.6 && slide.scrollHeight > slide.clientHeight + 2; zoom -= 0.05)
+    for (const part of slide.children) part.style.zoom = zoom;
+}
+Reveal.on('ready', fit); Reveal.on('slidechanged', fit);
 """
 
 
@@ -45,11 +59,11 @@ def page(executed: Any, title: str, texts: Sequence[Any]) -> str:
     Raises: ModuleNotFoundError if the package that carries reveal.js is not installed.
     """
     notes = {section.heading: section for section in texts}
-    shown, current, slides = export.static_outputs(without_notes(executed)), None, []
+    shown, current, where, slides = export.static_outputs(without_notes(executed)), None, "", []
     for cells in split(shown.cells):
-        heading = re.search(r"^## (\d\d\.\d+ .+)$", cells[0].source, re.M)
-        current = notes.get(heading[1]) if heading else (None if cells[0].source.startswith("## ") else current)
-        slides.append(_slide(cells, current))
+        heading = re.match(r"##? (.+)$", cells[0].source, re.M) if cells[0].cell_type == "markdown" else None
+        where, current = (heading[1], notes.get(heading[1])) if heading else (where, current)
+        slides.append(_slide(cells, current, "" if heading else where))
     parts = {name: _library(path) for name, path in LIBRARY.items()}
     return _frame(html.escape(title), "\n".join(slides), parts)
 
@@ -88,27 +102,72 @@ def without_notes(executed: Any) -> Any:
 
 
 def split(cells: Sequence[Any]) -> list[list[Any]]:
-    """Cells by slide: a slide begins with each text, and with each heading inside one."""
+    """Cells by slide: each text, with the code behind it if there is room, and each figure or large output alone."""
     slides: list[list[Any]] = []
     for cell in cells:
         if cell.cell_type == "markdown":
-            for text in re.split(r"\n(?=#{2,3} )", cell.source):
-                slides.append([nbformat.v4.new_markdown_cell(text)])
+            texts = [part for text in re.split(r"\n(?=#{1,3} )", cell.source) for part in portions(text)]
+            slides += [[nbformat.v4.new_markdown_cell(text)] for text in texts]
         elif slides:
-            slides[-1].append(cell)
+            large = [output for output in cell.outputs if lines_of(_output(output)) > TALL]
+            rest = nbformat.v4.new_code_cell(cell.source, outputs=[o for o in cell.outputs if o not in large])
+            full = sum(map(lines_of, slides[-1])) + lines_of(rest) > ROOM
+            slides += [[rest]] if full else []
+            slides[-1] += [] if full else [rest]
+            slides += [[_output(output)] for output in large]
     return slides
 
 
-def _slide(cells: Sequence[Any], section: Any) -> str:
+def portions(text: str) -> list[str]:
+    """A text cut between paragraphs and rows of lists into parts that a slide holds."""
+    parts: list[str] = []
+    for block in re.split(r"(\n\n(?!\s)|\n(?=(?:[-*]|\d+\.) ))", FORMULA.sub(_on_one_line, text)):
+        longer = (parts[-1] if parts else "") + block
+        if not parts or lines_of(nbformat.v4.new_markdown_cell(longer)) > ROOM and block.strip():
+            parts.append(block)
+        else:
+            parts[-1] = longer
+    return parts
+
+
+def _on_one_line(match: re.Match) -> str:
+    return " ".join(match[0].split())
+
+
+def _output(output: Any) -> Any:
+    return nbformat.v4.new_code_cell("", outputs=[output])
+
+
+def lines_of(cell: Any) -> float:
+    """Roughly how many lines of text a cell is high on a slide; a figure counts as more than any text."""
+    if cell.cell_type == "markdown":
+        rows = [math.ceil(len(row) / WIDTH) for row in cell.source.split("\n")]
+        return sum(rows) + cell.source.count("\n\n") * 0.6 + cell.source.count("$$") + cell.source.startswith("#")
+    high = cell.source.count("\n") + 1 if cell.source else 0
+    total = 0.7 * high if high <= TALL else 1.0
+    for output in cell.outputs:
+        data = output.get("data", {})
+        html_, text = "".join(data.get("text/html", "")), "".join(output.get("text", data.get("text/plain", "")))
+        if "<img" in html_ or "<svg" in html_:
+            return 2 * ROOM
+        total += 0.9 * html_.count("<tr") + len(re.sub(r"<[^>]+>", "", html_)) / 200 if html_ else 0
+        total += 0 if html_ else sum(0.7 * math.ceil(len(row) / 110) for row in text.split("\n"))
+    return total
+
+
+def _slide(cells: Sequence[Any], section: Any, where: str) -> str:
     notebook = nbformat.v4.new_notebook(cells=list(cells))
     soup = BeautifulSoup(export.body(notebook), "html.parser")
     for code, cell in zip(soup.select("div.input_area"), [c for c in cells if c.cell_type == "code"], strict=False):
-        if cell.source.count("\n") >= TALL:
+        if not cell.source:
+            code.decompose()
+        elif cell.source.count("\n") >= TALL:
             details = code.wrap(soup.new_tag("details"))
             summary = soup.new_tag("summary")
             summary.string = "code"
             details.insert(0, summary)
-    return f"<section>{soup}{_aside(section)}</section>"
+    head = f'<p class="where">{html.escape(where)}</p>' if where else ""
+    return f"<section>{head}{soup}{_aside(section)}</section>"
 
 
 def _aside(section: Any) -> str:
@@ -129,6 +188,7 @@ def _frame(title: str, slides: str, parts: Mapping[str, str]) -> str:
 {slides}
 </div></div>
 <script>{parts["js"]}</script><script>{parts["notes"]}</script>
-<script>Reveal.initialize({{hash: true, width: 1100, height: 700, center: false, plugins: [RevealNotes]}});</script>
+<script>{FIT}
+Reveal.initialize({{hash: true, width: 1100, height: 700, center: false, plugins: [RevealNotes]}});</script>
 </body></html>
 """

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmseg.datasets import BaseSegDataset
@@ -19,6 +20,7 @@ from m2f_helpers.data.labels import read_label
 from m2f_helpers.data.layout import read_data
 from m2f_helpers.images import decode_bgr
 from m2f_helpers.palette import UNKNOWN, Palette, ade20k_palette, own_palette
+from m2f_helpers.quiet import one_line
 
 # steps of a pipeline: mmseg's name -> what reads the files of a `PairDataset`
 READERS = {"LoadImageFromFile": "LoadImage", "LoadAnnotations": "LoadLabels"}
@@ -63,6 +65,16 @@ class PairDataset(BaseSegDataset):
             {"img_path": str(pair.image), "seg_map_path": str(pair.label), "seg_fields": [], **same}
             for pair in read_data(self.data_root).need(self.split).splits[self.split]
         ]
+
+    def prepare_data(self, idx: int) -> Any:
+        """As always; where OpenCV fails, the image is named."""
+        try:
+            return super().prepare_data(idx)
+        except cv2.error as error:
+            raise ValueError(
+                f"{self.get_data_info(idx)['img_path']} cannot be resized or cropped ({one_line(error)}): if it is "
+                "hundreds of times as long as it is wide, cut it, else leave it out"
+            ) from None
 
 
 def classes_on_disk(

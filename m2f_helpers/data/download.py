@@ -32,6 +32,7 @@ from m2f_helpers.data.layout import (
     is_root,
     wrong_edition,
 )
+from m2f_helpers.quiet import one_line
 
 URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 SHA256 = "7ff1be44964418441f542a7cc1e1a650e7dc0fc275f5d23252bc9bbdbc977b29"
@@ -132,19 +133,19 @@ def _download(root: Path, urls: Sequence[str], sha256: str | None, retries: int)
             known = f"sha256:{sha256}" if sha256 else None
             return Path(pooch.retrieve(url, known, f"{FOLDER}.zip", str(root), downloader=downloader))
         except (OSError, ValueError) as error:
-            reasons.append(f"{url}: {_one_line(error)}")
+            reasons.append(f"{url}: {_reason(error)}")
     raise FileNotFoundError(
         f"ADE20K could not be downloaded ({'; '.join(reasons)}). Its host has been down for weeks before: try later, "
         f"name a mirror in {MIRRORS_VARIABLE}, or a local copy in {ARCHIVE_VARIABLE}; {OFFER}"
     )
 
 
-def _one_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f"the server says {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError):
         return f"no connection ({error.reason})"
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return "wrong bytes (the checksum differs)" if "hash" in text else text
 
 

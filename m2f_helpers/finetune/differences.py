@@ -27,6 +27,7 @@ from m2f_helpers.config import (
     mmseg_names,
     plain,
 )
+from m2f_helpers.quiet import shortened
 
 # What to do instead. Names that are no variable of the file are ones that people try.
 _FIXES = {
@@ -273,4 +274,4 @@ def _short(value: Any) -> str:
     if _steps(value) and all("type" in item for item in value):
         return "[" + ", ".join(str(item["type"]) for item in value) + "]"
     text = value if value is MISSING else repr(value)
-    return text if len(text) <= 72 else f"{text[:66]} ..."
+    return shortened(text, 72)

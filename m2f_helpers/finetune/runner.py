@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from m2f_helpers import checkpoints, files
 from m2f_helpers.finetune.batches import LOSS_KINDS
 from m2f_helpers.finetune.runs import Start
+from m2f_helpers.quiet import one_line
 
 LOSE_STEPS, LOSE_SECONDS = 10, 30  # a kill costs at most the longer of the two ...
 SAVING_SHARE = 20  # ... unless saving would then take more than one part in so many of the time
@@ -51,6 +52,16 @@ class History:
             files.write(self.path, self.frame().to_csv(index=False))
 
 
+def _rows_of(path: Path) -> list[dict[str, float]]:
+    """The rows of an earlier `history.csv`; none, and a sentence, if somebody has made something else of it."""
+    try:
+        rows = pd.read_csv(path)
+        return rows.astype({"step": int}).to_dict("records")
+    except (ValueError, KeyError) as error:  # what pandas and the decoder raise are ValueErrors
+        tqdm.write(f"{path} cannot be read ({one_line(error)}): the history starts anew")
+        return []
+
+
 class CarefulRunner(Runner):
     """MMEngine's Runner, built with `from_cfg` and then told by `begin` where it starts."""
 
@@ -63,8 +74,7 @@ class CarefulRunner(Runner):
         self.start, self.history = start, History(start.folder / "history.csv")
         self.saved_step, self.saved_at = start.step, time.monotonic()
         if start.step and self.history.path.is_file():
-            rows = pd.read_csv(self.history.path).to_dict("records")
-            self.history.rows = [row for row in rows if row["step"] <= start.step]
+            self.history.rows = [row for row in _rows_of(self.history.path) if row["step"] <= start.step]
         return self.history
 
     def build_model(self, model: Any) -> torch.nn.Module:

@@ -69,7 +69,9 @@ def resumed_run(cfg: Config, folder: Path, accept_changes: bool) -> Start:
     Raises: FileNotFoundError if there is none; ValueError naming what differs.
     """
     path, content, notes = newest_readable(folder)
-    done, old = content["meta"].get("iter", 0), _config_of(content, path)
+    if "iter" not in content["meta"]:
+        raise ValueError(f"{path} holds weights and no run to go on with: start anew, and give it as --weights")
+    done, old = content["meta"]["iter"], _config_of(content, path)
     if old is None:
         return Start(folder, done, path, notes=[*notes, f"{path} has no config in it: nothing could be compared"])
     _refuse_other_model(folder, old, cfg)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def _load(
         if report.missing or others:
             raise ValueError(f"{checkpoint} is of another model: {report.text}")
     model.cfg = config
-    model.dataset_meta = _classes(content, config, model.decode_head.num_classes).meta
+    model.dataset_meta = _dataset_meta(_classes(content, config, model.decode_head.num_classes))
     return model.to(device).eval()
 
 
@@ -66,15 +67,23 @@ def _carried_config(content: dict[str, Any], source: Any) -> Any | None:
 
 
 def _classes(content: dict[str, Any], config: Any, count: int) -> Palette:
-    """What the model's `count` classes are called: as the checkpoint says, or the config, or by number."""
+    """What the model's `count` classes are called: as the checkpoint says, or the config, or by number.
+
+    Only the config knows which ids they have in the learner's label files.
+    """
+    found = []
     for source in (content.get("meta", {}).get("dataset_meta"), config):
-        try:
-            palette = palette_of(source)
-        except ValueError:  # it names none
-            continue
-        if len(palette) == count:
-            return palette
-    return own_palette([f"class {i}" for i in range(count)])
+        with suppress(ValueError):  # it names none
+            found += [palette] if len(palette := palette_of(source)) == count else []
+    if not found:
+        return own_palette([f"class {i}" for i in range(count)])
+    return found[-1] if found[-1].names == found[0].names else found[0]
+
+
+def _dataset_meta(palette: Palette) -> dict[str, Any]:
+    """What mmseg wants to know of the classes, and the ids in label files, for `palette_of` to read."""
+    on_disk = [list(entry.on_disk) for entry in palette.classes]
+    return {**palette.meta, "on_disk": on_disk, "ignored": list(palette.ignored)}
 
 
 def load_profile(

@@ -18,6 +18,7 @@ from m2f_helpers.images import dropped, list_images
 from m2f_helpers.inference.segment import Segmentation, segment_each
 from m2f_helpers.palette import IGNORE_COLOR, Palette, ade20k_palette
 from m2f_helpers.plotting import overlay
+from m2f_helpers.quiet import one_line
 
 COLUMNS = ["file", "id", "name", "share", "confidence"]
 TABLE = "shares.csv"
@@ -42,10 +43,10 @@ class PredictReport:
 def predict(model: Any, inputs: Iterable[str | Path], out: str | Path, *, alpha: float = 0.55) -> PredictReport:
     """Segment files and folders and write the results. Whatever is wrong with one image costs only this one.
 
-    Per image two files: `NAME_overlay.png`, and `NAME_labels.png` with the palette in it and ids as the classes have
-    them on disk (ADE20K: class + 1, 0 = other). For all images together `shares.csv`: file, id, name, share,
-    confidence, written as it grows. Files in several folders are told apart by the folders they do not have in common,
-    in the table and below `out`.
+    Per image two files: `NAME_overlay.png`, and `NAME_labels.png` with the palette in it and ids as in the label files
+    that the model was trained on (ADE20K: class + 1, 0 = other). For all images together `shares.csv`: file, id, name,
+    share, confidence, written as it grows. Files in several folders are told apart by the folders they do not have in
+    common, in the table and below `out`.
 
     Args:
         model: from `load`.
@@ -75,7 +76,7 @@ def predict(model: Any, inputs: Iterable[str | Path], out: str | Path, *, alpha:
     with files.locked(out):
         for path, result in segment_each(model, paths):
             if isinstance(result, Exception):
-                failed[printable(path)] = printable(" ".join(str(result).split()))
+                failed[printable(path)] = printable(one_line(result, None))
                 continue
             try:
                 rows = _write(result, targets[path], alpha).assign(file=printable(names[path].as_posix()))
@@ -200,5 +201,5 @@ def _fault(error: BaseException, target: Path) -> str:
     """A fault while writing in one sentence, with what to do."""
     if isinstance(error, MemoryError):
         return "there is no memory left to draw its overlay: make the image smaller, or close other programs"
-    words = files.sentence(error, target.parent) if isinstance(error, OSError) else " ".join(str(error).split())
+    words = files.sentence(error, target.parent) if isinstance(error, OSError) else one_line(error, None)
     return f"its results cannot be written: {printable(words)}"

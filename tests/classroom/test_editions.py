@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
+from contextlib import suppress
 
 import nbformat
 import pytest
 
 from m2f_helpers import execution, exercises
 from m2f_helpers.classroom import editions, handout, quiz, slides
-from m2f_helpers.classroom.cells import NAME_TAG, asked_in, read_exercises
+from m2f_helpers.classroom.cells import NAME_TAG, asked_in, read_exercises, verdicts
 
 SOURCES = {name: editions.read_source(path) for name, path in execution.find_notebooks(()).items()}
 
@@ -33,19 +35,60 @@ def test_a_moved_heading_is_named():
         editions.sections("02_resize_ade20k", changed)
 
 
-@pytest.mark.parametrize("name", SOURCES)
+ALL = {name: nbformat.read(path, as_version=4) for name, path in execution.list_notebooks().items()}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_no_solution_is_in_the_student_s_edition(name):
-    source, edition = SOURCES[name], editions.student(SOURCES[name], name)
+    source, edition = ALL[name], editions.student(ALL[name], name)
     nbformat.validate(edition)
     text = re.sub(r"\s+", " ", "\n".join(cell.source for cell in edition.cells))
     asked = read_exercises(source)
-    assert len(asked) >= 4 and "Solution" not in text
+    assert len(asked) >= 3 and "Solution" not in text
     for exercise in asked:
         assert re.sub(r"\s+", " ", exercise.solution).strip() not in text, exercise.number
+        given = source.cells[exercise.cell].source
+        lines = [line.strip() for line in exercise.solution.splitlines() if line.strip() not in given]
+        assert lines and not [line for line in lines if line in _words(edition)]
         explained = re.search(rf"### Solution {exercise.number}\n(.*?)</details>", _words(source), re.S)
         prose = [re.sub(r"\s+", " ", line).strip() for line in explained[1].split("```")[-1].splitlines()]
         assert not [line for line in prose if len(line) > 25 and line in text]
     assert f"### Exercise {asked[0].number}" in "\n".join(cell.source for cell in edition.cells)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_value_in_the_student_s_edition_is_an_answer(name):
+    """Every number, word and list in the code, and in the text of the exercises, is asked; none is right."""
+    edition = editions.student(ALL[name], name)
+    words = _words(edition).partition("## Exercises")[2].partition("## References")[0]
+    codes = [cell.source for cell in edition.cells if cell.cell_type == "code"] + re.findall(r"`([^`]+)`", words)
+    values = [value for code in codes for value in _values(code)]
+    values += [json.loads(number) for number in re.findall(r"(?<![\w.])[1-9]\d*(?:\.\d+)?(?![\w.])", words)]
+    assert len(values) > 50
+    for exercise in read_exercises(ALL[name]):
+        right = [value for value in values if exercises.is_right(exercise.number, value)]
+        assert not right or (exercise.number == "05.1" and set(right) == {0.5}), exercise.number  # given there as well
+
+
+def _values(code):
+    try:
+        nodes = list(ast.walk(ast.parse(code)))
+    except SyntaxError:
+        return
+    for node in (node for node in nodes if isinstance(node, ast.expr)):
+        with suppress(ValueError):
+            yield ast.literal_eval(node)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_student_s_file_holds_nothing_beside_text_and_code(name):
+    edition = editions.student(ALL[name], name)
+    assert not any(
+        cell.get("outputs") or cell.get("attachments") or cell.get("execution_count") for cell in edition.cells
+    )
+    known = {"tags", "nbgrader", "editable", "jupyter"}
+    assert not [cell.metadata for cell in edition.cells if set(cell.metadata) - known]
+    assert set(edition.metadata) <= {"kernelspec", "language_info", "m2f"}
 
 
 def _words(notebook):
@@ -54,11 +97,10 @@ def _words(notebook):
 
 def test_student_s_cells_carry_what_nbgrader_reads():
     edition = editions.student(SOURCES["02_resize_ade20k"], "02_resize_ade20k")
-    marked = [cell.metadata.nbgrader for cell in edition.cells if "nbgrader" in cell.metadata]
-    answers, grades = [m for m in marked if m.solution], [m for m in marked if m.grade]
-    assert len(answers) == len(grades) == len(read_exercises(SOURCES["02_resize_ade20k"]))
-    assert all(m.locked and m.points == 1 and not m.solution and m.schema_version == 3 for m in grades)
-    assert len({m.grade_id for m in marked}) == len(marked) and not any(m.locked for m in answers)
+    grades = [cell.metadata.nbgrader for cell in edition.cells if "nbgrader" in cell.metadata]
+    assert len(grades) == len(read_exercises(SOURCES["02_resize_ade20k"]))
+    assert all(m.grade and m.locked and m.points == 1 and not m.solution and m.schema_version == 3 for m in grades)
+    assert len({m.grade_id for m in grades}) == len(grades)
     assert [c.source for c in edition.cells if NAME_TAG in c.metadata.get("tags", [])] == ['STUDENT = ""  # your name']
     assert edition == editions.student(SOURCES["02_resize_ade20k"], "02_resize_ade20k"), "the same at every build"
 
@@ -149,6 +191,37 @@ def test_a_build_has_every_part(built):
     ]
     assert len(said) == len(read_exercises(SOURCES["01_install"])) and all(": right." in text for text in said)
     assert [path.name for path in root.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.slow
+def test_after_a_run_only_the_solutions_run(built, tmp_path, monkeypatch):
+    """A run that printed something else everywhere: its outputs are shown, and every solution is still run."""
+    name = "01_install"
+    earlier = nbformat.from_dict(json.loads(json.dumps(SOURCES[name])))
+    for cell in earlier.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [nbformat.v4.new_output("stream", text="of the earlier run")]
+    nbformat.write(earlier, tmp_path / f"{name}.ipynb")
+    edition = editions.teacher(SOURCES[name], editions.sections(name, SOURCES[name]))
+    executed = editions.run_teacher(edition, name, tmp_path)
+    code = [cell for cell in executed.cells if cell.cell_type == "code"]
+    assert all(("of the earlier run" in str(cell.outputs)) != bool(asked_in(cell)) for cell in code)
+    assert all(right for _, right in verdicts(executed)) and len(verdicts(executed)) == 5
+    assert str(tmp_path) not in nbformat.writes(executed) and "skip-execution" not in nbformat.writes(executed)
+    earlier.cells[3].source += "\n# of last year"
+    nbformat.write(earlier, tmp_path / f"{name}.ipynb")
+    assert editions.earlier_run(edition, tmp_path / f"{name}.ipynb") is None
+
+
+def test_a_slide_holds_what_a_screen_holds():
+    md, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+    figure = nbformat.v4.new_output("display_data", data={"text/html": "<img src='data:,'>"})
+    words = "\n\n".join(["word " * 60] * 12) + "\n\n- one\n- two"
+    found = slides.split([md("## 01.1 Long"), md(words), code("a = 1", outputs=[figure, figure]), code("b = 2")])
+    assert all(sum(map(slides.lines_of, part)) <= slides.ROOM for part in found if not part[0].get("outputs"))
+    assert [len(part[0].outputs) for part in found if part[0].get("outputs")] == [1, 1]
+    assert "".join(cell.source for part in found for cell in part).count("word") == 720
+    assert slides.portions("- one\n- two\n\n$$\na\n\n+ b\n$$") == ["- one\n- two\n\n$$ a + b $$"]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 
 import nbformat
 import psutil
@@ -12,6 +13,8 @@ import pytest
 from m2f_helpers import execution
 from m2f_helpers.classroom import grading
 from m2f_helpers.classroom.cells import read_exercises
+from m2f_helpers.classroom.needed import needed
+from tests.classroom import submissions
 
 EXERCISES = {e.number: e for e in read_exercises(nbformat.read(execution.list_notebooks()["02_resize_ade20k"], 4))}
 SET_UP = "import numpy as np\nfrom m2f_helpers.data import resize\nfrom m2f_helpers.exercises import check"
@@ -52,7 +55,7 @@ def graded(tmp_path_factory):
     removes = "import shutil, pathlib; shutil.rmtree(pathlib.Path.home())"
     submission(folder / "wild.ipynb", {"02.1": one}, before=removes)
     submission(folder / "hungry.ipynb", {"02.1": one, "02.2": "full = []\nwhile True: full.append(b'x' * 2**26)"})
-    submission(folder / "forged.ipynb", {"02.1": "twice = 0\ndef check(number, *rest): print(number, 'right')"})
+    submission(folder / "forged.ipynb", {"02.1": "twice = 0"}, before=submissions.FORGES)
     submission(folder / "broken.ipynb", {"02.1": "twice = [", "02.2": SOLVED["02.2"]})
     (folder / "no.ipynb").write_text("my dog ate it")
     return folder, root / "out", grading.grade(folder, root / "out", LIMITS, jobs=2)
@@ -85,6 +88,7 @@ def test_a_bad_cell_costs_only_itself(graded):
 def test_what_ends_a_kernel_keeps_what_was_right_before(graded):
     _, _, rows = graded
     assert points(rows, "dead.ipynb")["02.1"] == points(rows, "hungry.ipynb")["02.1"] == 1
+    assert message(rows, "broken.ipynb", "02.1") == "NameError: name 'twice' is not defined"
     assert message(rows, "dead.ipynb", "02.2") == "the kernel could not be kept alive"
     assert message(rows, "hungry.ipynb", "02.2") == "stopped because it used more than 1 GB of memory"
     assert message(rows, "no.ipynb").startswith("cannot be graded: ")
@@ -117,3 +121,43 @@ def test_bad_folders_are_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="lies inside the submissions"):
         grading.grade(tmp_path, tmp_path / "grades")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_generated_submissions_get_the_points_that_they_deserve(tmp_path):
+    count = int(os.environ.get("M2F_SUBMISSIONS", 4))  # 30: all five notebooks, each kind three times
+    names = sorted(execution.find_notebooks(())) if count >= 30 else ["02_resize_ade20k", "05_inference"]
+    deserved = submissions.generate(tmp_path / "in", count, names, seed=count)
+    rows = grading.grade(tmp_path / "in", tmp_path / "out", grading.Limits(cell_seconds=60), jobs=2)
+    assert {file: points(rows, file) for file in deserved} == deserved
+    assert 0 < sum(row.points for row in rows) < len(rows)
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        (["import os", "a = 1", "b = 2", "print(a)"], {1, 3}),
+        (["a = [1]", "a.append(2)", "print(a)", "a"], {0, 1, 3}),  # changed as well as made
+        (["a = 1", "a = 2", "a"], {1, 2}),  # made afresh
+        (["a = 1", "a += 1", "a"], {0, 1, 2}),
+        (["a = {}", "a['b'] = 1", "a"], {0, 1, 2}),
+        (["def f():\n    return g()", "def g():\n    return c", "c = 1", "f()"], {0, 1, 2, 3}),  # read when called
+        (["x = 1", "def f(x):\n    return x", "[x for x in 'ab']", "f(2)"], {1, 3}),  # names of their own
+        (["a = 1", "if a:\n    b = 2", "b = 1", "b"], {2, 3}),
+        (["a = 1", "a = (", "a"], {0, 2}),  # no Python
+        (["a = 1", "b = 2", "%%time\n!ls\nc = a", "c"], {0, 2, 3}),
+    ],
+)
+def test_cells_that_an_answer_needs(sources, expected):
+    assert needed(sources, {len(sources) - 1}) == expected
+
+
+@pytest.mark.parametrize("name", execution.find_notebooks(()))
+def test_the_training_is_not_among_them(name):
+    source = nbformat.read(execution.list_notebooks()[name], 4)
+    asking = grading.prepare(source, source, read_exercises(source))
+    running = [
+        c.source for c in asking.cells if c.cell_type == "code" and grading.SKIP not in c.metadata.get("tags", [])
+    ]
+    assert len(running) < len([c for c in asking.cells if c.cell_type == "code"])
+    assert not any("training.train(" in source for source in running)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
+import nbformat
 import pytest
 
-from m2f_helpers.classroom import kit
+from m2f_helpers.classroom import kit, quiz
+from m2f_helpers.classroom.cells import read_exercises
+from m2f_helpers.execution import list_notebooks
 
 WINDOWS, LINUX = kit.target_environment("3.12", "windows"), kit.target_environment("3.12", "linux")
 
@@ -74,7 +80,59 @@ def test_a_wheel_of_another_project_is_refused(tmp_path):
     with zipfile.ZipFile(other, "w") as archive:
         archive.writestr("a", "b")
     with pytest.raises(ValueError, match="other-1.0.* is not a wheel of this project"):
-        kit.place_own_wheel(tmp_path, other)
+        kit.build_kit(tmp_path / "kit", ["3.12"], ["linux"], other)
+    assert not (tmp_path / "kit").exists()
+
+
+def test_the_wheel_for_students_holds_no_answer(tmp_path):
+    package, info = Path(kit.__file__).parents[1], "m2f_helpers-0.1.0.dist-info"
+    wheel = tmp_path / "m2f_helpers-0.1.0-py3-none-any.whl"
+    sources = [*(package / "classroom").rglob("*.json"), *(package / "answers").glob("*.json"), Path(kit.__file__)]
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path in sources:
+            archive.write(path, path.relative_to(package.parent).as_posix())
+        for path in list_notebooks().values():
+            archive.write(path, f"m2f_helpers/notebooks/{path.name}")
+        archive.writestr(f"{info}/RECORD", "")
+    kit.without_answers(wheel)
+    with zipfile.ZipFile(wheel) as archive:
+        members = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert [path.name for path in tmp_path.iterdir()] == [wheel.name]
+    assert "m2f_helpers/classroom/kit.py" in members and not [name for name in members if "/texts/" in name]
+    text = "\n".join(members.values())
+    assert "### Exercise 02.1" in text and "### Solution" not in text
+    solutions = [e.solution for path in list_notebooks().values() for e in read_exercises(nbformat.read(path, 4))]
+    assert len(solutions) > 20 and not [code for code in solutions if json.dumps(code)[1:-3] in text]
+    assert not [q for q in quiz.read_questions() if q.reason in text]
+    for row in members[f"{info}/RECORD"].splitlines()[:-1]:
+        name, digest, size = row.split(",")
+        found = base64.urlsafe_b64encode(hashlib.sha256(members[name].encode()).digest()).decode().rstrip("=")
+        assert (digest, int(size)) == (f"sha256={found}", len(members[name].encode()))
+
+
+def test_students_find_their_edition_on_the_stick(tmp_path):
+    kit.add_lessons(tmp_path, ["3.12", "3.13"], None)
+    text = (tmp_path / "notebooks" / "02_resize_ade20k.ipynb").read_text(encoding="utf-8")
+    assert "Solution" not in text and '"edition": "student"' in text
+    script = (tmp_path / "install.bat").read_bytes()
+    assert script.count(b"\r\n") == script.count(b"\n") and b"for %%v in (3.12 3.13)" in script
+
+
+def script(folder, *pythons):
+    """The installer for these versions, in a folder with a space, and what it says where only Python 3.11 is found."""
+    folder.mkdir()
+    words = {"pythons": " or ".join(pythons), "versions": " ".join(pythons)}
+    words["candidates"] = " ".join(f"python{version}" for version in pythons)
+    (folder / "install.sh").write_text(kit.SCRIPTS["install.sh"].format(**words))
+    return subprocess.run(["sh", folder / "install.sh"], capture_output=True, text=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script for sh")
+def test_another_python_is_one_sentence(tmp_path):
+    done = script(tmp_path / "a stick", "2.6", "9.9")
+    expected = "Python 2.6 or 9.9 is needed and was not found: install it and call install.sh again.\n"
+    assert (done.returncode, done.stderr) == (1, expected)
+    assert not (tmp_path / "a stick" / "venv").exists()
 
 
 def offered(folder, name, content=b"wheel", sha256=None):

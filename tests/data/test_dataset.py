@@ -68,3 +68,15 @@ def test_plain_mmseg_builds_it_from_the_config_that_is_left(root, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "config.py"], capture_output=True, text=True)
     assert done.stdout.strip().endswith("6"), done.stderr
+
+
+def test_an_image_that_opencv_cannot_resize_is_named(tmp_path):
+    """Scaled down to the longest side that the profile allows, it would be no pixel wide."""
+    thin = np.full((1, 3000), 1, np.uint8)
+    for split in ("training", "validation"):
+        add(tmp_path / "data", "thin", png(thin), png(thin), ".png", split=split)
+    edited = config.finetune_edits("demo", tmp_path / "data", None, iterations=2)
+    init_default_scope("mmseg")
+    data = DATASETS.build(edited.cfg.train_dataloader.dataset)
+    with pytest.raises(ValueError, match=r"thin\.png cannot be resized or cropped \(.*hundreds of times"):
+        data[0]

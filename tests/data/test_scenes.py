@@ -107,7 +107,7 @@ def test_colour_tells_classes_apart_in_one_picture():
     [
         ({"seed": -1}, "seed must be 0 or larger, got -1"),
         ({"seed": 0, "domain": "night"}, "domain must be one of .*'dusk'.*got 'night'"),
-        ({"seed": 0, "size": [20, 300]}, "at least 64 pixels each, got"),
+        ({"seed": 0, "size": [20, 300]}, "64 to 8192 pixels each, got"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, text):

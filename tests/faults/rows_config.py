@@ -71,6 +71,12 @@ ROWS += [
         PREDICT + "c.txt",
         "expected a name that ends in .py or .json",
     ),
+    Fault(
+        "a config without a backbone",
+        config_file(MODEL),
+        PREDICT + "c.py",
+        "the config describes no model that can be built: .*'backbone'",
+    ),
     Fault("no such config", config_file(""), PREDICT + "gone.py", "the config gone.py does not exist"),
     Fault(
         "weights that are not in the metafile",

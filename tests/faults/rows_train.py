@@ -290,3 +290,19 @@ ROWS += [
         "is a web page",
     ),
 ]
+
+
+def meta_is_text(folder: Path) -> None:
+    data(folder)
+    write(folder / "out/iter_3.pth", saved({"state_dict": {"a": torch.ones(3)}, "meta": "mine"}))
+
+
+ROWS += [
+    Fault(
+        "--weights: numbers in place of names",
+        weights(lambda: saved({"state_dict": {"a": torch.ones(3), 5: torch.ones(3)}})),
+        TRAIN + "w.pth",
+        "expected names of tensors under state_dict, got 5",
+    ),
+    Fault("resume: meta is a text", meta_is_text, RANDOM + "--resume", "holds weights and no run to go on with"),
+]

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -129,7 +130,7 @@ def test_overwrite_replaces_the_old_run_once_the_new_one_has_a_checkpoint(tiny, 
     assert checkpoints.newest_checkpoint(tmp_path) == old.checkpoint
     result = training.train(config.set_schedule(tiny, 1), tmp_path, **options)
     assert result.checkpoint.name == "iter_1.pth" and len(result.history) == 1
-    assert {path.name for path in tmp_path.glob("*.pth")} == {"iter_1.pth", "best_mIoU_iter_1.pth"}
+    assert {path.name for path in tmp_path.glob("*.pth")} == {"iter_1.pth"}
 
 
 def test_a_second_run_goes_to_a_sub_folder_and_says_so(tiny, tmp_path, capsys):
@@ -466,3 +467,10 @@ def test_the_real_model_on_real_pictures_offline(ade20k_sample, tmp_path, monkey
     assert sum(p.numel() for p in model.parameters()) == 44_041_367
     for path in tmp_path.glob("*.pth"):
         path.unlink()  # half a gigabyte each
+
+
+def test_a_history_that_cannot_be_read_starts_anew(tmp_path, capfd):
+    for content in (b"a,b\n1,2\n", b"\xff\0", b""):
+        (tmp_path / "history.csv").write_bytes(content)
+        begun = runner.CarefulRunner.begin(SimpleNamespace(), runner.Start(tmp_path, step=3))
+        assert begun.rows == [] and "the history starts anew" in "".join(capfd.readouterr())

@@ -25,6 +25,7 @@ from m2f_helpers.data.scenes.stage import Stage, finish
 DOMAINS = ("day", "dusk")
 VERSION = 2
 _VAL_OFFSET = 500_000
+_LARGEST = 8192  # pixels
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,28 @@ def draw_scene(seed: int, domain: str = "day", size: Sequence[int] | None = None
         seed: any whole number from 0; decides layout, objects, colours and, with `size=None`, the size. About half of
             the seeds give an indoor scene.
         domain: `"day"`, or `"dusk"`: the same scene in low, bluish light with haze, lamps and sensor noise.
-        size: `[H, W]` in pixels, at least 64 each; None lets the seed choose both between 300 and 800.
+        size: `[H, W]` in pixels, 64 to 8192 each; None lets the seed choose both between 300 and 800.
 
     Returns: image and label map.
     Raises: ValueError for a negative seed, an unknown domain or a size that is too small.
     """
-    if domain not in DOMAINS:
-        raise ValueError(f"domain must be one of {list(DOMAINS)}, got {domain!r}")
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or larger, got {seed}")
+    _check(seed, domain, size)
     rng = np.random.default_rng([seed, 20210])
     drawn_size = _random_size(rng)
     height, width = (int(v) for v in size) if size is not None else drawn_size
-    if min(height, width) < 64:
-        raise ValueError(f"size must be [H, W] with at least 64 pixels each, got {[height, width]}")
     indoor = rng.random() < 0.5
     stage = Stage(height, width, rng, dusk=domain == "dusk", indoor=indoor)
     draw_room(stage) if indoor else draw_outdoors(stage)
     return Scene(finish(stage, np.random.default_rng([seed, 2000])), stage.label)
+
+
+def _check(seed: int, domain: str, size: Sequence[int] | None) -> None:
+    if domain not in DOMAINS:
+        raise ValueError(f"domain must be one of {list(DOMAINS)}, got {domain!r}")
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or larger, got {seed}")
+    if size is not None and not 64 <= min(size) <= max(size) <= _LARGEST:
+        raise ValueError(f"size must be [H, W] with 64 to {_LARGEST} pixels each, got {list(size)}")
 
 
 def make_scenes(
@@ -90,6 +95,9 @@ def make_scenes(
     """
     if not (0 <= train < _VAL_OFFSET and 0 <= val < _VAL_OFFSET):
         raise ValueError(f"train and val must lie between 0 and {_VAL_OFFSET - 1}, got {train} and {val}")
+    if not train + val:
+        raise ValueError("expected at least one pair to draw, got train 0 and val 0")
+    _check(seed, domain, size)
     root = Path(root)
     _check_description(root, {"domain": domain, "seed": seed, "size": list(size) if size else None, "version": VERSION})
     first = seed * 2 * _VAL_OFFSET
@@ -104,7 +112,8 @@ def make_scenes(
 
 def _remove_others(root: Path, names: set[str]) -> None:
     """Scenes of a larger data set that was drawn here before, and what killed runs left behind."""
-    files.remove_orphans(root, "*/*/.*.part")
+    for pattern in (".*.part", "*/*/.*.part"):
+        files.remove_orphans(root, pattern)
     for path in root.glob("*/*/scene_*"):
         if path.stem not in names:
             path.unlink(missing_ok=True)

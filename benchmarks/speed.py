@@ -18,6 +18,7 @@ somewhere, and a random model finds all of them a little likely. So its class la
     ours, PyTorch   the same without the kernel, as without numba
     mmseg           mmseg's inference_model with mmcv's PyTorch code for deformable attention
     mmseg + kernel  the same with the kernel behind it: what the stand-in does where numba is installed
+    m2f train       a training step: the same with fewer copies of the masks
     Hugging Face    transformers' model and its class map, on the same normalised input (extra interop)
 """
 
@@ -40,6 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from m2f_helpers.config import base_config
 from m2f_helpers.data.scenes.dataset import draw_scene
+from m2f_helpers.finetune.runner import spare_copies
 from m2f_helpers.inference import models
 from m2f_helpers.inference.lean import lean_model
 from m2f_helpers.inference.segment import _prepare, segment
@@ -131,10 +133,13 @@ def training_ways(model: Any) -> dict[str, Way]:
 
         return run
 
+    spared = spare_copies(copy.deepcopy(stock))
     by_mmseg = step(stock, lambda: stock.decode_head.loss(stock.extract_feat(inputs), samples, None))
+    by_train = step(spared, lambda: spared.decode_head.loss(spared.extract_feat(inputs), samples, None))
     by_ours = step(ours, lambda: losses.losses(ours(inputs), targets, points))
     ways = {"mmseg": without_kernel(by_mmseg), "ours, PyTorch": without_kernel(by_ours)}
-    return ways | ({"mmseg + kernel": by_mmseg, "ours": by_ours} if kernels.available() else {})
+    with_kernel = {"mmseg + kernel": by_mmseg, "m2f train": by_train, "ours": by_ours}
+    return ways | (with_kernel if kernels.available() else {})
 
 
 def measure(ways: dict[str, Way], rounds: int) -> dict[str, dict[str, float]]:

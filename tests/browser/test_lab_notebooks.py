@@ -79,6 +79,16 @@ def test_what_is_folded_opens_and_shuts(architecture):
     assert boxes.locator("> details").evaluate_all(empty) == []
 
 
+def test_the_write_up_leads_to_the_annotated_line(architecture):
+    link = architecture.locator("a:text-is('annotated')").first
+    line = architecture.locator(f"[id='{link.get_attribute('href').removeprefix('#')}']")
+    assert not line.is_visible()
+    for outside in link.locator("xpath=ancestor::details").all():
+        outside.evaluate("details => { details.open = true }")
+    link.click()
+    line.wait_for(timeout=20_000)
+
+
 @pytest.fixture(scope="module")
 def training_page(browser, lab):  # noqa: F811
     """The cells of notebook 04 up to the training, on a few small scenes; then the same cell with `resume=True`."""

@@ -256,7 +256,12 @@ def _place_html(place: Place, index: str) -> str:
     text = f'<a href="{place.link}" target="_blank" rel="noopener">{html.escape(place.label)}, line {place.line}</a>'
     if not place.function:
         return text
-    return f'{text} (<a href="{index}#{line_id(place.function, place.line)}">annotated</a>)'
+    line = line_id(place.function, place.line)
+    # a browser unfolds where a link leads; JupyterLab, which follows links itself, does not
+    unfold = (
+        f"for(let at=document.getElementById('{line}');at;at=at.parentElement)at.tagName=='DETAILS'&&(at.open=true)"
+    )
+    return f'{text} (<a href="{index}#{line}" onclick="{html.escape(unfold)}">annotated</a>)'
 
 
 def note_html(note: Note) -> str:

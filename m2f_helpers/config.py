@@ -338,7 +338,7 @@ def drop_step(source: Source, kind: str, reason: str = "") -> Edited:
     Args:
         source: config, or what another edit returned.
         kind: type of the step.
-        reason: why; empty if that is your secret.
+        reason: why, for `finetune.differences`; may be empty.
 
     Raises: ValueError if the pipeline has no such step.
     """

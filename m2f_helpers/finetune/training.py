@@ -245,7 +245,8 @@ def _prepare(cfg: Config, start: runs.Start, seed: int, device: str, launcher: s
     if not (cfg.default_hooks.get("visualization") or {}).get("draw"):
         cfg.default_hooks.pop("visualization", None)  # without `draw` it does nothing but warn about it
     if cfg.train_cfg.get("val_interval", 1) >= cfg.train_cfg.max_iters:
-        (cfg.default_hooks.get("checkpoint") or {}).pop("save_best", None)  # judged once, at the end: the best would be the last
+        # judged once, at the end: the best would be the last
+        (cfg.default_hooks.get("checkpoint") or {}).pop("save_best", None)
     if "visualizer" in cfg:
         cfg.visualizer.pop("name", None)  # one name for two runs would mean one folder for both
     if launcher != "none" and device == "cpu":

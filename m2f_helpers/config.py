@@ -2,8 +2,8 @@
 
 `Config.fromfile` expands variables while it reads the file: `cfg.data_root` and
 `cfg.train_dataloader.dataset.data_root` are two separate values afterwards, and the Runner reads only the second. Every
-edit here does the whole job of one wish ("other data", "fewer iterations") at the places that count, on a copy, and says
-what it changed and why. Its `source` is a config or what another edit returned.
+edit here does the whole job of one wish ("fewer iterations") at the places that count, on a copy, and says what it
+changed and why. Its `source` is a config or what another edit returned.
 """
 
 from __future__ import annotations

@@ -473,6 +473,13 @@ def plain(value: Any) -> Any:
     return value
 
 
+def comparable(value: Any) -> Any:
+    """As `plain`, with lists for tuples: a config that was written and read has lost the difference."""
+    if isinstance(value, dict):
+        return {key: comparable(dict.__getitem__(value, key)) for key in value}
+    return [comparable(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 def _step(cfg: Config, pipeline: str, kind: str, needed: bool = True) -> str | None:
     """Dotted key of the first step of that type in a pipeline."""
     for i, step in enumerate(get_value(cfg, pipeline)):

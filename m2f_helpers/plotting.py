@@ -31,6 +31,7 @@ RETINA = 2  # device pixels per pixel of the page: sharp on dense screens and wh
 EXACT_BYTES = 300_000  # up to this size a figure on a page has exactly the colours of the classes
 ERROR_COLOR = (213, 94, 0)  # orange: told apart from grey with every kind of colour vision
 CORRECTED_COLOR = (0, 114, 178)  # blue, likewise
+SERIES = ("#0072b2", "#d55e00", "#009e73")  # Okabe and Ito's: told apart with every kind of colour vision
 EDGE_COLOR = (204, 0, 128)  # magenta: rare in images
 NEAR = 10.0  # colours closer than this (CIE Lab, Euclidean) are hard to tell apart on a projector
 SMALL = 0.005  # part of the pixels below which a class is not marked

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from m2f_helpers.architecture.reference import Evidence, check_mask2former
 from m2f_helpers.architecture.tracing import ShapeRecord
-from m2f_helpers.plotting import DPI, WIDTH, Figure, draw_image, style
+from m2f_helpers.plotting import DPI, SERIES, WIDTH, Figure, draw_image, style
 
 INK = "#1a1a1a"
 DASHED = "#a05200"
@@ -32,7 +32,6 @@ PARTS = {  # fill and edge: told apart by lightness as well as by hue
     "head": ("#ece0f5", "#5f3594"),
     "training": ("#f1f1f1", "#555555"),
 }
-LEVELS = ("#0072b2", "#d55e00", "#009e73")  # coarse, middle, fine: Okabe and Ito's colours
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Figure:
                 places = sampling.locations[:, level].reshape(-1, 2) * torch.tensor([width, height]) - 0.5
                 area = sampling.weights[:, level].flatten() * 260 + 4
                 name = f"{rows}x{columns} level"
-                ax.scatter(*places.T, s=area, color=LEVELS[level % 3], alpha=0.8, lw=0.4, ec="white", label=name)
+                ax.scatter(*places.T, s=area, color=SERIES[level % 3], alpha=0.8, lw=0.4, ec="white", label=name)
             x, y = sampling.point
             ax.plot(x * width - 0.5, y * height - 0.5, "x", color="black", ms=9, mew=2.5, label="the token")
             ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))

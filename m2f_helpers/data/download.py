@@ -39,9 +39,7 @@ _CANDIDATES = 2000  # label maps looked at to choose a subset
 # --- Getting it --------------------------------------------------------------------------------------------------
 
 
-def get_ade20k(
-    root: str | Path, subset: int | Sequence[int] | None = None, archive: str | Path | None = None
-) -> Path:
+def get_ade20k(root: str | Path, subset: int | Sequence[int] | None = None, archive: str | Path | None = None) -> Path:
     """Download, check and unpack ADE20K; does only what is missing, and goes on where a download broke off.
 
     It comes from the mirrors in M2F_ADE20K_MIRRORS (comma-separated), tried in turn, then from the official address.

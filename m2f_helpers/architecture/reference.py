@@ -27,7 +27,7 @@ import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compi
 from m2f_helpers.architecture.notes import covered_functions, uncovered_relatives
 from m2f_helpers.architecture.tracing import ShapeRecord, record_shapes
 from m2f_helpers.config import build_model, published_config
-from m2f_helpers.install.mmcv_ops import pytorch_attention
+from m2f_helpers.install import kernels
 
 
 @dataclass
@@ -130,7 +130,7 @@ def trace_run(config: Config, model: nn.Module, batch: dict[str, list[Any]]) -> 
     evidence = Evidence(config, model, labels, ShapeRecord({}), {}, 0.0)
 
     def run(model: nn.Module) -> None:
-        with _seeded(0), pytorch_attention(), _watching(evidence):
+        with _seeded(0), kernels.disabled(), _watching(evidence):
             for step in tqdm([_train_step, _predict], desc="training step, prediction", leave=False):
                 step(model, batch, evidence)
 

@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 
+from m2f_helpers.quiet import one_line
+
 HINT = 'pip install "numba>=0.59"'
 _enabled = True
 
@@ -35,13 +37,14 @@ def why_not() -> str:
     try:
         _compiled()
     except Exception as error:  # numba raises its own kinds, and llvmlite OSError; whatever it is, PyTorch still works
-        return f"numba does not work here ({str(error).splitlines()[0]}), so deformable attention runs in PyTorch"
+        return f"numba does not work here ({one_line(error)}), so deformable attention runs in PyTorch"
     return ""
 
 
+@cache
 def available() -> bool:
     """True if numba is installed and loads."""
-    return not _reason()
+    return not why_not()
 
 
 def usable(value: Tensor) -> bool:
@@ -127,12 +130,8 @@ def _split(count: int, parts: int) -> list[tuple[int, int]]:
 def _in_threads(kernel: Callable[..., None], calls: Sequence[tuple]) -> None:
     """Run the calls on torch's number of threads; the compiled loops release Python's lock."""
     threads = torch.get_num_threads()
-    if threads == 1 or len(calls) == 1:
-        for call in calls:
-            kernel(*call)
-        return
-    for _ in _pool(threads).map(lambda call: kernel(*call), calls):
-        pass
+    run = map if threads == 1 or len(calls) == 1 else _pool(threads).map
+    list(run(lambda call: kernel(*call), calls))
 
 
 @cache
@@ -142,11 +141,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):  # threads do not survive a fork: the child makes its own
     os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-@cache
-def _reason() -> str:
-    return why_not()
 
 
 @cache

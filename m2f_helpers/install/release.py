@@ -69,12 +69,6 @@ def badges(home: str, name: str) -> str:
     return " · ".join(f"[Open in {place}]({link})" for place, link in open_links(home, name).items())
 
 
-def read_home(root: Path) -> str:
-    """The public address that the checkout `root` knows; "" before the first release."""
-    match = PYPROJECT_LINE.search((root / "pyproject.toml").read_text(encoding="utf-8"))
-    return match.group(1) if match else ""
-
-
 def release(address: str, root: Path) -> list[Path]:
     """Write the public address into pyproject.toml, README and every notebook of a checkout; "" takes it out again.
 

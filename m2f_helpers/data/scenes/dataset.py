@@ -71,12 +71,7 @@ def _check(seed: int, domain: str, size: Sequence[int] | None) -> None:
 
 
 def make_scenes(
-    root: str | Path,
-    train: int,
-    val: int,
-    domain: str = "day",
-    seed: int = 0,
-    size: Sequence[int] | None = None,
+    root: str | Path, train: int, val: int, domain: str = "day", seed: int = 0, size: Sequence[int] | None = None
 ) -> Path:
     """Draw a data set in the layout of ADEChallengeData2016; only pairs that are missing are drawn.
 
@@ -112,8 +107,7 @@ def make_scenes(
 
 def _remove_others(root: Path, names: set[str]) -> None:
     """Scenes of a larger data set that was drawn here before, and what killed runs left behind."""
-    for pattern in (".*.part", "*/*/.*.part"):
-        files.remove_orphans(root, pattern)
+    files.remove_orphans(root, "**/.*.part")
     for path in root.glob("*/*/scene_*"):
         if path.stem not in names:
             path.unlink(missing_ok=True)

@@ -41,9 +41,10 @@ def load(
     """
     device = choose_device(device)
     content = {} if checkpoint is None else read_checkpoint(checkpoint)
-    config = (
-        config_files.carried(content, checkpoint) or fallback if config is None else copy.deepcopy(as_config(config))
-    )
+    if config is None:
+        config = config_files.carried(content, checkpoint) or fallback
+    else:
+        config = copy.deepcopy(as_config(config))
     if config is None:
         raise ValueError(f"{checkpoint or 'load()'} carries no config: give the config that it was trained with")
     model = build_model(config, seed=None)

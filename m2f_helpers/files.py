@@ -7,6 +7,7 @@ writing at this moment.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import sys
@@ -65,6 +66,15 @@ def write(path: str | Path, data: str | bytes | np.ndarray) -> list[int]:
     except OSError:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def json_lines(path: Path) -> Iterator[tuple[dict, str]]:
+    """Each record of a file that holds one JSON object a line, and the line; one that was cut off is left out."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                yield record, line
 
 
 @contextmanager
@@ -174,8 +184,13 @@ def make_folder(path: str | Path) -> Path:
 
 
 def check_apart(data: str | Path, out: str | Path) -> None:
-    """ValueError if one of the two folders is the other or lies in it: results would be taken for data."""
+    """ValueError if one of the two folders is the other or lies in it: results would be taken for data.
+
+    FileExistsError if `out` is a file.
+    """
     a, b = Path(data).resolve(), Path(out).resolve()
+    if b.is_file():
+        raise FileExistsError(f"{out} is a file: choose another folder")
     if a == b or a in b.parents or b in a.parents:
         raise ValueError(
             f"the data {data} and the output folder {out} must not contain each other: choose another output folder"

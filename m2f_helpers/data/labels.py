@@ -208,13 +208,8 @@ def check_sizes(label: Path, label_size: Iterable[int], image_size: Iterable[int
         return []
     text = f"is {width} x {height} (width x height) but its image is {image_width} x {image_height}"
     if (height, width) == (image_width, image_height):
-        return [
-            LabelProblem(
-                label,
-                "turned",
-                f"{text}: EXIF turns the image; `m2f convert DATA NEW` turns the mask likewise",
-            )
-        ]
+        text += ": EXIF turns the image; `m2f convert DATA NEW` turns the mask likewise"
+        return [LabelProblem(label, "turned", text)]
     return [LabelProblem(label, "size-mismatch", f"{text}: make the mask in the size of the image")]
 
 

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import time
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -47,16 +47,10 @@ def _header(settings: Settings) -> dict:
 
 def _read_manifest(dst: Path) -> tuple[dict, dict[str, str]]:
     """Header, and lines by key; a line that a killed run left unfinished is dropped."""
-    path = dst / MANIFEST
     header, lines = {}, {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict):
-            header = record if "settings" in record else header
-            lines |= {record["key"]: line} if "key" in record else {}
+    for record, line in files.json_lines(dst / MANIFEST):
+        header = record if "settings" in record else header
+        lines |= {record["key"]: line} if "key" in record else {}
     return header, lines
 
 
@@ -147,8 +141,6 @@ def _prepare(
 
 
 def _check_destination(dst: Path) -> None:
-    if dst.exists() and not dst.is_dir():
-        raise ValueError(f"{dst} is a file: choose another destination")
     foreign = dst.is_dir() and not (dst / MANIFEST).exists() and any(not p.name.startswith(".") for p in dst.iterdir())
     if foreign:
         raise ValueError(f"{dst} holds files that `prepare` did not write: choose an empty or new folder")
@@ -168,14 +160,11 @@ def _resume(dst: Path, settings: Settings, jobs: list[Job]) -> tuple[dict[str, s
     files.remove_orphans(dst, "*/*/**/.*.part")
     done = {key: old[key] for key in sorted(current)}
     # what is not current keeps its line, so that its outputs are still known as ours
-    _write_manifest(dst, _header(settings), {key: _stale(line) for key, line in old.items() if key not in done} | done)
+    stale = {key: json.dumps(json.loads(line) | {"source": []}) for key, line in old.items() if key not in done}
+    _write_manifest(dst, _header(settings), stale | done)
     for folder in sorted({os.path.dirname(path) for job in jobs for path in job.outputs}):  # `dst` is known as ours now
         os.makedirs(folder, exist_ok=True)
     return done, [job for job in jobs if job.key not in current], set(old)
-
-
-def _stale(line: str) -> str:
-    return json.dumps({**json.loads(line), "source": []})
 
 
 def _write_classes(dst: Path, classes: Palette) -> None:
@@ -293,11 +282,6 @@ class PrepareReport:
         """True if no file failed."""
         return not self.failed
 
-    @property
-    def pairs_per_second(self) -> float:
-        """Rate of this run."""
-        return self.written / self.seconds if self.seconds else 0.0
-
     def to_json(self) -> str:
         """The report without times, so that equal data give equal bytes."""
         content = {
@@ -314,16 +298,16 @@ class PrepareReport:
         """The classes as a pandas DataFrame, most pixels first."""
         import pandas as pd
 
-        columns = ["id", "name", "pixels", "images"]
-        rows = [[getattr(entry, column) for column in columns] for entry in self.classes]
-        return pd.DataFrame(rows, columns=columns).sort_values("pixels", ascending=False, ignore_index=True)
+        table = pd.DataFrame(self.classes, columns=list(ClassCount.__dataclass_fields__))
+        return table.sort_values("pixels", ascending=False, ignore_index=True)
 
     def __str__(self) -> str:
         """The closing report as text."""
         height, width = self.settings.size
+        rate = self.written / self.seconds if self.seconds else 0
         lines = [
             f"{self.pairs} pairs of {height} x {width} ({self.settings.mode}) in {self.root}: {self.written} written, "
-            f"{self.pairs - self.written} kept; {self.seconds:.1f} s, {self.pairs_per_second:.0f} pairs/s, "
+            f"{self.pairs - self.written} kept; {self.seconds:.1f} s, {rate:.0f} pairs/s, "
             f"{self.workers} process{'es' * (self.workers > 1)}",
             f"{sum(c.id not in self.settings.classes.ignored for c in self.classes)} classes: {self.root / REPORT}",
         ]
@@ -338,15 +322,12 @@ class PrepareReport:
 
 
 def _report(dst, settings, lines, failures, kept, workers, seconds) -> PrepareReport:
-    pixels: dict[int, int] = defaultdict(int)
-    images: dict[int, int] = defaultdict(int)
-    vanished, warnings = {}, []
+    pixels, images, vanished, warnings = Counter(), Counter(), {}, []
     for key in sorted(lines):
         record = json.loads(lines[key])
         after = {int(i): n for i, n in record["after"].items()}
-        for i, count in after.items():
-            pixels[i] += count
-            images[i] += 1
+        pixels.update(after)
+        images.update(after.keys())
         if gone := [i for i in record["before"] if i not in after]:
             vanished[key] = [_name(i, settings.classes) for i in gone]
         warnings += record.get("warnings", [])
@@ -372,8 +353,6 @@ def prepared_data(
     train: int = 48,
     val: int = 16,
     domain: str = "dusk",
-    size: Sequence[int] = (512, 512),
-    mode: str = "stretch",
 ) -> Path:
     """The prepared data set of notebooks 02, 04 and 05: made where it is missing, left alone where it is there.
 
@@ -383,19 +362,15 @@ def prepared_data(
         train: number of training scenes (only for `data_dir=""`).
         val: number of validation scenes (likewise).
         domain: `"day"` or `"dusk"` (likewise).
-        size: `[H, W]` of the result.
-        mode: see `place`.
 
-    Returns: `out_dir/prepared`.
-    Files that cannot be used are left out and printed.
-
+    Returns: `out_dir/prepared`, 512 x 512. Files that cannot be used are left out and printed.
     Raises: ValueError if no pair can be used; FileNotFoundError if `data_dir` is no data set.
     """
     from m2f_helpers.data.scenes.dataset import make_scenes  # here: the workers of a script import what it imports
 
     out_dir = out_folder(out_dir)
     source = Path(data_dir) if data_dir else make_scenes(out_dir / "scenes", train, val, domain)
-    report = prepare(source, out_dir / "prepared", size, mode)
+    report = prepare(source, out_dir / "prepared")
     if not report.pairs:
         raise ValueError(f"{source} holds no pair that can be used: {report}")
     if not report.ok:

@@ -42,10 +42,8 @@ def choose_validation(
         seed: decides between equals.
 
     Returns: at least one key, and not all.
-    Raises: ValueError for a share outside 0..1, or if there is only one group.
+    Raises: ValueError if there is only one group.
     """
-    if not 0 < val < 1:
-        raise ValueError(f"--val must lie between 0 and 1, got {val}")
     members: dict[str, list[str]] = {}
     for key in sorted(classes):
         members.setdefault(groups[key] if groups else key, []).append(key)

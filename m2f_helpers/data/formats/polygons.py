@@ -88,11 +88,12 @@ class _Finder:
             self.missing.append(name)
             return None
         split = _json_split(json_path, self.folder)
-        return max(ending, key=lambda p: (split_of(p.relative_to(self.folder).parts) == split, _common(p, json_path)))
 
+        def fits(path: Path) -> tuple[bool, int]:
+            common = sum(a == b for a, b in zip(path.parts, json_path.parts, strict=False))
+            return split_of(path.relative_to(self.folder).parts) == split, common
 
-def _common(path: Path, other: Path) -> int:
-    return sum(a == b for a, b in zip(path.parts, other.parts, strict=False))
+        return max(ending, key=fits)
 
 
 def _json_split(path: Path, folder: Path) -> str:

@@ -97,15 +97,12 @@ def temporary_name(path: str | Path) -> str:
     return os.path.join(folder, f".{name}.{os.getpid()}.part")
 
 
-def orphans(folder: str | Path, pattern: str = ".*.part") -> list[Path]:
-    """Temporary files (or folders) below `folder` whose process no longer lives."""
-    parts = [(path, path.name.split(".")[-2]) for path in Path(folder).glob(pattern)]
-    return [path for path, pid in parts if pid.isdigit() and not _lives(int(pid))]
-
-
 def remove_orphans(folder: str | Path, pattern: str = ".*.part") -> None:
-    """Clear up `orphans`, files as well as folders."""
-    for path in orphans(folder, pattern):
+    """Clear up temporary files and folders below `folder` whose process no longer lives."""
+    for path in Path(folder).glob(pattern):
+        pid = path.name.split(".")[-2]
+        if not pid.isdigit() or _lives(int(pid)):
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -158,9 +155,8 @@ def holding(path: Path, folder: str | Path) -> Iterator[None]:
         ) from None
     try:
         command = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
-        path.write_text(
-            f"process {os.getpid()} ({command[:200]}) since {time.strftime('%Y-%m-%d %H:%M:%S')}\n", "utf-8"
-        )
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        path.write_text(f"process {os.getpid()} ({command[:200]}) since {since}\n", "utf-8")
         yield
     finally:
         with suppress(OSError):

@@ -187,9 +187,8 @@ def without_answers(wheel: Path) -> None:
         notebook = nbformat.reads(members[name].decode(), as_version=4)
         members[name] = nbformat.writes(without_solutions(notebook)).encode()
     record = next(name for name in members if name.endswith(".dist-info/RECORD"))
-    members[record] = "".join(
-        [*(_record_row(n, b) for n, b in members.items() if n != record), f"{record},,\n"]
-    ).encode()
+    rows = [_record_row(member, content) for member, content in members.items() if member != record]
+    members[record] = "".join([*rows, f"{record},,\n"]).encode()
     with files.replacing(wheel) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -224,11 +223,8 @@ def resolve(own: Path, python: str, platform: str, torch_from: str | None = None
 
 def target_environment(python: str, platform: str) -> dict[str, str]:
     """The values of environment markers on the target."""
-    return (
-        default_environment()
-        | PLATFORMS[platform][1]
-        | {"python_version": python, "python_full_version": PATCH.format(python)}
-    )
+    versions = {"python_version": python, "python_full_version": PATCH.format(python)}
+    return default_environment() | PLATFORMS[platform][1] | versions
 
 
 def target_pins(environment: dict[str, str]) -> dict[str, str]:
@@ -295,13 +291,14 @@ def write_stub(work: Path, name: str, version: str) -> str:
     """A wheel with a name, a version and nothing in it; the version with a suffix, so that pip prefers no other."""
     version += "+stub"
     (work / "stub").mkdir()
-    info = f"{name}-{version}.dist-info"
+    texts = {
+        "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        "WHEEL": "Wheel-Version: 1.0\nGenerator: m2f\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "RECORD": "",
+    }
     with zipfile.ZipFile(work / "stub" / f"{name}-{version}-py3-none-any.whl", "w") as archive:
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: m2f\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
+        for file, text in texts.items():
+            archive.writestr(f"{name}-{version}.dist-info/{file}", text)
     return version
 
 

@@ -65,11 +65,9 @@ def find_notebooks(wanted: Iterable[str]) -> dict[str, Path]:
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
-    """Names and default values of a notebook's `parameters` cell.
+    """Names and default values of a notebook's `parameters` cell; ValueError if there is not exactly one such cell.
 
     papermill's own `inspect_notebook` reads line by line and gives up where a comment holds an equals sign.
-
-    Raises: ValueError if there is not exactly one such cell.
     """
     cells = [c for c in nbformat.read(path, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
@@ -79,10 +77,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
 
 
 def parse_parameters(words: Iterable[str]) -> dict[str, Any]:
-    """Turn `NAME=VALUE` words into values: JSON where it is JSON, else text.
-
-    Raises: ValueError for a word without a name.
-    """
+    """Turn `NAME=VALUE` words into values: JSON where it is JSON, else text. ValueError for a word without a name."""
     parameters = {}
     for word in words:
         name, equals, text = word.partition("=")
@@ -96,10 +91,7 @@ def parse_parameters(words: Iterable[str]) -> dict[str, Any]:
 
 
 def check_parameters(notebooks: Mapping[str, Path], parameters: Mapping[str, Any]) -> None:
-    """Refuse what papermill would only warn about: a name no chosen notebook has, or a value of another type.
-
-    Raises: ValueError naming the parameter.
-    """
+    """ValueError for what papermill would only warn about: a name no notebook has, or a value of another type."""
     defaults = {name: read_parameters(path) for name, path in notebooks.items()}
     for name, value in parameters.items():
         owners = [notebook for notebook, known in defaults.items() if name in known]
@@ -114,15 +106,9 @@ def check_parameters(notebooks: Mapping[str, Path], parameters: Mapping[str, Any
 
 
 def run_notebook(name: str, path: Path, out: Path, parameters: Mapping[str, Any]) -> NotebookRun:
-    """Execute one notebook into `out`, as `<name>.ipynb`.
+    """Execute one notebook into the folder `out`, as `<name>.ipynb`; parameters that it lacks are left out.
 
     While it runs, and if a cell fails, the notebook lies beside it as `<name>.partial.ipynb`.
-
-    Args:
-        name: the notebook's name, for the progress line.
-        path: the notebook.
-        out: an existing folder.
-        parameters: values for names that the notebook has; others are left out.
     """
     known = read_parameters(path)
     chosen = {key: value for key, value in parameters.items() if key in known}
@@ -170,9 +156,7 @@ def run_notebooks(
     """Run notebooks one after the other and print a line for each; stops at the first that fails.
 
     Args:
-        wanted: numbers or names; none means all.
-        profile: "demo" or "ade20k".
-        data: a data set in ADE20K's layout, or None for drawn scenes.
+        wanted, profile, data: as for `m2f run`.
         out: folder for notebooks, HTML, `records.json` and everything the notebooks write.
         parameters: further parameters, by name.
 
@@ -252,14 +236,9 @@ def _where(failure: Exception) -> str:
 
 
 def export_figures(notebook: Any, folder: Path) -> list[Path]:
-    """Write the figures of an executed notebook that the README shows.
+    """Write the figures of an executed notebook that the README shows: cells tagged `figure-NAME` become `NAME.png`.
 
-    Args:
-        notebook: an `nbformat.NotebookNode` with outputs; its cells tagged `figure-NAME` hold them.
-        folder: where `NAME.png` goes.
-
-    Returns: the files written.
-    Raises: ValueError if a tagged cell has no figure.
+    Returns: the files written. Raises: ValueError if a tagged cell has no figure.
     """
     written = []
     for cell in notebook.cells:

@@ -27,14 +27,7 @@ def shown(value: Any) -> str:
 
 
 def read_records(notebook: Any) -> dict[str, Any]:
-    """All numbers recorded in an executed notebook.
-
-    Args:
-        notebook: an `nbformat.NotebookNode` with outputs.
-
-    Returns: `{name: value}` in the order in which they were recorded.
-    Raises: ValueError if a name was recorded twice.
-    """
+    """All numbers recorded in an executed notebook, `{name: value}` in order; ValueError for a name recorded twice."""
     found: dict[str, Any] = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):

@@ -145,10 +145,7 @@ def student(source: Any, name: str) -> Any:
 
 
 def _nbgrader(grade_id: str) -> dict[str, Any]:
-    """Metadata of nbgrader's schema 3: a locked cell that is worth a point.
-
-    The student's own cells carry none: nbgrader would empty a cell marked as a solution.
-    """
+    """Of a locked cell worth a point, schema 3. The student's cells have none: nbgrader would empty a solution."""
     kind = {"grade": True, "locked": True, "solution": False, "task": False, "points": 1, "schema_version": 3}
     return {"grade_id": grade_id.replace(".", "-"), "cell_type": "code", **kind}
 

@@ -64,8 +64,7 @@ def grade(folder: str | Path, out: str | Path, limits: Limits = Limits(), jobs: 
     Args:
         folder: with submitted notebooks, in any sub-folders; nothing in it is changed.
         out: folder for `grades.csv` and the executed notebooks; made if needed.
-        limits: of each submission.
-        jobs: submissions graded at the same time.
+        limits: of each submission; `jobs` of them are graded at the same time.
 
     Returns: the rows of `grades.csv`, by file; the table is whole after every submission.
     Raises: FileNotFoundError or ValueError if there is no notebook, or `out` lies inside `folder`.

@@ -1,9 +1,8 @@
 """A folder for a memory stick, from which a laptop without network or administrator installs and runs everything.
 
-pip resolves and downloads for another platform, but it judges environment markers (`; sys_platform == "win32"`) by the
-machine it runs on. So each resolution is closed by hand: what the wheels require on the target comes in, what they
-require only here goes out. torch is resolved as a stub of no size and then fetched alone, because its CUDA libraries
-hang on it for Linux; where it finds a CPU build is the caller's choice (`torch_from`).
+pip resolves for another platform, but it judges environment markers (`; sys_platform == "win32"`) by the machine it
+runs on. So each resolution is closed by hand: what the wheels require on the target comes in, what they require only
+here goes out. torch is resolved as a stub and then fetched alone, because its CUDA libraries hang on it for Linux.
 """
 
 from __future__ import annotations
@@ -118,8 +117,7 @@ def build_kit(
 
     Args:
         out: the folder; made if needed. One that holds anything but a kit is refused.
-        pythons: versions of `PYTHONS`.
-        platforms: keys of `PLATFORMS`.
+        pythons, platforms: out of `PYTHONS` and `PLATFORMS`.
         wheel: this project's wheel; None builds it from the checkout.
         torch_from: where pip looks for torch first, an index address or a folder. Without it, the Linux build is the
             usual one, with CUDA beside it on the list of sizes.
@@ -200,13 +198,7 @@ def _record_row(name: str, content: bytes) -> str:
 
 
 def resolve(own: Path, python: str, platform: str, torch_from: str | None = None) -> list[Wheel]:
-    """All wheels that the project needs on a target, at the tested versions.
-
-    Args:
-        own: this project's wheel.
-        python, platform: the target.
-        torch_from: as for `build_kit`.
-    """
+    """All wheels that the project needs on a target, at the tested versions; `torch_from` as for `build_kit`."""
     environment = target_environment(python, platform)
     pins = target_pins(environment)
     with tempfile.TemporaryDirectory() as temporary:

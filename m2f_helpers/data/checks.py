@@ -256,10 +256,9 @@ def _near_duplicates(root: Path, train: list[Pair], val: list[Pair]) -> Iterator
     here, there = _fingerprints(train), _fingerprints(val)
     if not here or not there:
         return
-    bits = np.array([n.bit_count() for n in range(256)], np.uint8)
     known, found = np.array([row for _, row in here]), []
     for pair, row in there:
-        distance = bits[known ^ row].sum(1, dtype=np.int32)
+        distance = np.bitwise_count(known ^ row).sum(1, dtype=np.int32)
         if distance.min() <= _NEAR:
             found.append((pair, here[int(distance.argmin())][0]))
     if found:

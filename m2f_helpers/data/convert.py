@@ -90,9 +90,7 @@ def convert(
         val: share of the images that validate, 0..1. None keeps the split of the source, or takes `SHARE`.
         group: regular expression over the image's path below `src`, without suffix; images for which it finds the same
             text stay in one part.
-        progress: show a bar.
 
-    Returns: what was made.
     Raises: ValueError or OSError: one sentence with the file and the fix; nothing is left behind, except after a full
         disk, where the next run goes on.
     """

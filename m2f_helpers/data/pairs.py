@@ -163,11 +163,6 @@ def describe(problem: LabelProblem) -> list[str]:
 # --- Processes ---------------------------------------------------------------------------------------------------
 
 
-def prepare_chunk(jobs: list[Job]) -> list[Result]:
-    """Several pairs in one message between processes."""
-    return [prepare_pair(job) for job in jobs]
-
-
 def start_worker() -> None:
     """One thread per process, and no worker outlives a parent that was killed."""
     cv2.setNumThreads(1)

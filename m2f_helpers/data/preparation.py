@@ -1,9 +1,7 @@
 """Prepares a data set: every pair in one size, fast, resumable, and nothing trusted unseen. Built in notebook 02.
 
-`prepare` reads a data folder and writes another one in ADE20K's layout. Every file is written under a temporary name
-and then renamed. `manifest.jsonl` in the destination remembers, line by line, what was made from which source;
-`report.json` is the closing report. Both come out the same however often the run was interrupted (apart from time
-stamps in the manifest).
+`manifest.jsonl` in the destination remembers, line by line, what was made from which source; `report.json` is the
+closing report. Both come out the same however often the run was interrupted (apart from time stamps in the manifest).
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import time
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,12 +89,11 @@ def prepare(
     Args:
         src: data set that `layout.read_data` can read.
         dst: folder for the result, in ADE20K's layout, every image as .jpg and every label map as .png.
-        size: `[H, W]` in pixels.
+        size: `[H, W]` in pixels, 1 to 8192.
         mode: `"stretch"`, `"crop"` or `"pad"`, see `place`.
         workers: processes; None takes one per core, or works in this process if there is little to do. A script that
             asks for more than 1 must do so below `if __name__ == "__main__":`.
         classes: what the ids in the label maps mean; None takes the folder's own, see `DataFolder.classes`.
-        progress: show a bar with the rate.
 
     Returns: the report, also in `dst/report.json`.
     Raises: FileNotFoundError if `src` is no such data set; ValueError for impossible arguments, or if another process
@@ -198,25 +195,18 @@ def _run(jobs: list[Job], workers: int, progress: bool) -> Iterator[Result]:
 
 
 def _run_pool(jobs: list[Job], workers: int) -> Iterator[Result]:
-    """Results in any order. Only a few chunks are under way at a time, so memory does not grow with the data set."""
-    chunks = [jobs[k : k + _CHUNK] for k in range(0, len(jobs), _CHUNK)]
-    running: dict[Future, list[Job]] = {}
-    lost: list[Job] = []
+    done = 0
     with _pool(workers) as pool:
         try:
-            while chunks or running:
-                while chunks and len(running) < 3 * workers:
-                    chunk = chunks.pop(0)
-                    running[pool.submit(pairs.prepare_chunk, chunk)] = chunk
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield from future.result()
-                    del running[future]
+            for result in pool.map(pairs.prepare_pair, jobs, chunksize=_CHUNK):
+                done += 1
+                yield result
         except BrokenProcessPool:
-            lost = [job for chunk in [*running.values(), *chunks] for job in chunk]
+            pass
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    if lost:
-        yield from _find_killer(lost, workers, suspects=3 * workers * _CHUNK)
+    if done < len(jobs):
+        yield from _find_killer(jobs[done:], workers, suspects=3 * workers * _CHUNK)
 
 
 def _find_killer(jobs: list[Job], workers: int, suspects: int) -> Iterator[Result]:
@@ -359,9 +349,7 @@ def prepared_data(
     Args:
         data_dir: data set that `layout.read_data` can read; "" draws scenes into `out_dir/scenes` first.
         out_dir: everything is written below it; see `resources.out_folder` for a relative one.
-        train: number of training scenes (only for `data_dir=""`).
-        val: number of validation scenes (likewise).
-        domain: `"day"` or `"dusk"` (likewise).
+        train, val, domain: of the scenes, as for `make_scenes`.
 
     Returns: `out_dir/prepared`, 512 x 512. Files that cannot be used are left out and printed.
     Raises: ValueError if no pair can be used; FileNotFoundError if `data_dir` is no data set.

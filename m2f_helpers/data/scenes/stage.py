@@ -153,12 +153,9 @@ class Stage:
     def cuboid(self, name: str, x: Sequence[float], y: Sequence[float], z: Sequence[float], color) -> None:
         """A box between two X, two Y and two Z values, with the faces that the camera sees."""
         (x0, x1), (y0, y1), (z0, z1) = x, y, z
-        if x0 > 0:
-            gain = 0.78 if self.sun_left else 0.66
-            self.face(name, [(x0, y0, z0), (x0, y0, z1), (x0, y1, z1), (x0, y1, z0)], color, gain)
-        if x1 < 0:
-            gain = 0.66 if self.sun_left else 0.78
-            self.face(name, [(x1, y0, z0), (x1, y0, z1), (x1, y1, z1), (x1, y1, z0)], color, gain)
+        if x0 > 0 or x1 < 0:
+            side, gain = x0 if x0 > 0 else x1, 0.78 if (x0 > 0) == self.sun_left else 0.66
+            self.face(name, [(side, y0, z0), (side, y0, z1), (side, y1, z1), (side, y1, z0)], color, gain)
         if y1 < self.eye:
             self.face(name, [(x0, y1, z0), (x1, y1, z0), (x1, y1, z1), (x0, y1, z1)], color, 1.12)
         self.face(name, [(x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0)], color, 0.92)

@@ -109,19 +109,11 @@ def check(data: Path | None, classes: int | None, zero_is_other: bool | None, li
 
         sys.exit(environment.main())
     from m2f_helpers.data.checks import check_data
-
-    report = check_data(data, _counted(classes, zero_is_other), limit)
-    click.echo(report)
-    sys.exit(report.errors > 0)
-
-
-def _counted(classes: int | None, zero_is_other: bool | None) -> Any:
-    """The classes that the options of `check` and `prepare` describe; None if there are no such options."""
     from m2f_helpers.data.labels import counted_classes
 
-    if classes is None and zero_is_other is None:
-        return None
-    return counted_classes(150 if classes is None else classes, zero_is_other is not False)
+    report = check_data(data, counted_classes(classes, zero_is_other), limit)
+    click.echo(report)
+    sys.exit(report.errors > 0)
 
 
 @main.command()
@@ -332,8 +324,9 @@ def lab(folder: Path, options: tuple[str, ...]) -> None:
 def prepare(src, dst, size, mode, workers, classes, zero_is_other) -> None:
     """Resize the data set SRC into DST. A second run does only what is missing or changed."""
     from m2f_helpers.data import preparation
+    from m2f_helpers.data.labels import counted_classes
 
-    report = preparation.prepare(src, dst, list(size), mode, workers, _counted(classes, zero_is_other))
+    report = preparation.prepare(src, dst, list(size), mode, workers, counted_classes(classes, zero_is_other))
     click.echo(report)
     sys.exit(not report.ok)
 

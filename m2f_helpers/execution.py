@@ -49,9 +49,7 @@ def list_notebooks() -> dict[str, Path]:
 def find_notebooks(wanted: Iterable[str]) -> dict[str, Path]:
     """Look notebooks up by number ("4", "04"), by name ("04_finetune", "finetune") or by file name.
 
-    None named means the five of the tutorial; the optional ones, from 06 on, run when they are named.
-
-    Raises: ValueError naming what is unknown and what there is.
+    None named means the five of the tutorial; the optional ones run when they are named. ValueError for an unknown one.
     """
     known = list_notebooks()
     found = {}

@@ -42,11 +42,7 @@ def stamp(path: str | Path | int) -> list[int]:
 
 
 def write(path: str | Path, data: str | bytes | np.ndarray) -> list[int]:
-    """Write a file whole, or leave everything as it was.
-
-    Args:
-        path: the final name, in an existing folder.
-        data: text (UTF-8), bytes, or a `(N,)` uint8 array.
+    """Write text (UTF-8), bytes or a `(N,)` uint8 array to a file in an existing folder, whole or not at all.
 
     Returns: the new file's `stamp`.
     Raises: OSError if the folder is missing or the disk is full.
@@ -150,9 +146,8 @@ def holding(path: Path, folder: str | Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise InUse(
-            f"{folder} is in use by {_holder(path)}: wait until it has ended, stop it, or choose another folder"
-        ) from None
+        fix = "wait until it has ended, stop it, or choose another folder"
+        raise InUse(f"{folder} is in use by {_holder(path)}: {fix}") from None
     try:
         command = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
         since = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -188,9 +183,7 @@ def check_apart(data: str | Path, out: str | Path) -> None:
     if b.is_file():
         raise FileExistsError(f"{out} is a file: choose another folder")
     if a == b or a in b.parents or b in a.parents:
-        raise ValueError(
-            f"the data {data} and the output folder {out} must not contain each other: choose another output folder"
-        )
+        raise ValueError(f"the data {data} and the output {out} must not contain each other: choose another folder")
 
 
 _FIXES = {
@@ -212,9 +205,7 @@ _FIXES = {
 def sentence(error: OSError, path: str | Path | None = None) -> str:
     """An error of the system as one sentence with the file and a fix; one that is a sentence already stays.
 
-    Args:
-        error: what was raised.
-        path: the file or folder that it is about, where the error itself names none.
+    `path` is the file or folder that it is about, where the error itself names none.
     """
     if error.errno is None or error.strerror != os.strerror(error.errno):  # a sentence already
         return " ".join(str(error.strerror or error).split())

@@ -72,7 +72,9 @@ def grade(folder: str | Path, out: str | Path, limits: Limits = Limits(), jobs: 
     folder, out = Path(folder).resolve(), Path(out).resolve()
     if folder == out or folder in out.parents:
         raise ValueError(f"--out {out} lies inside the submissions {folder}; choose a folder outside")
-    submissions = find_submissions(folder)
+    submissions = sorted(path for path in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+    if not submissions:
+        raise FileNotFoundError(f"{folder}: expected submitted notebooks (*.ipynb), found none")
     out.mkdir(parents=True, exist_ok=True)
     known = read_known(out, {path: _digest(path) for path in submissions})
     todo = [path for path in submissions if path not in known]
@@ -83,14 +85,6 @@ def grade(folder: str | Path, out: str | Path, limits: Limits = Limits(), jobs: 
             write_table(out, known)
     write_table(out, known)
     return [row for path in submissions for row in known[path]]
-
-
-def find_submissions(folder: Path) -> list[Path]:
-    """The notebooks below a folder, sorted. FileNotFoundError if there is none."""
-    found = sorted(path for path in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
-    if not found:
-        raise FileNotFoundError(f"{folder}: expected submitted notebooks (*.ipynb), found none")
-    return found
 
 
 def grade_one(path: Path, folder: Path, out: Path, limits: Limits) -> list[Grade]:

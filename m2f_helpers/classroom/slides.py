@@ -47,14 +47,9 @@ Reveal.on('ready', fit); Reveal.on('slidechanged', fit);
 
 
 def page(executed: Any, title: str, texts: Sequence[Any]) -> str:
-    """The slides of a notebook.
+    """The slides of an executed teacher's edition, as a page that loads nothing from elsewhere.
 
-    Args:
-        executed: the teacher's edition with its outputs; it is left as it is.
-        title: of the notebook.
-        texts: the teacher's text of each section; what they say stands in the presenter's view (key S).
-
-    Returns: a page that loads nothing from elsewhere.
+    `texts` are the teacher's text of each section; what they say stands in the presenter's view (key S).
     Raises: ModuleNotFoundError if the package that carries reveal.js is not installed.
     """
     notes = {section.heading: section for section in texts}

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def convert(
             raise ValueError("every pixel of every label is ignored: nothing can be learnt; look at --map and --ignore")
         splits = splits or _choose(records, SHARE if val is None else val, groups)
         report = _report(dst, source, mapped, records, splits)
-        _finish(stage, dst, mapped, records, splits, report, request)
+        _finish(stage, mapped, records, splits, report, request)
     return report
 
 
@@ -278,11 +279,9 @@ def _fit(ids: np.ndarray, image: _Image, item: Item) -> tuple[np.ndarray, bool]:
         lying = Image.fromarray(ids)
         lying.getexif()[274] = image.turn
         return np.array(ImageOps.exif_transpose(lying)), True
-    (height, width), (wanted_height, wanted_width) = ids.shape, image.size
-    fix = "turn one of them" if (width, height) == (wanted_height, wanted_width) else "make both in one size"
-    raise ValueError(
-        f"the label of {item.image} is {width} x {height}, the image {wanted_width} x {wanted_height}: {fix}"
-    )
+    (height, width), (high, wide) = ids.shape, image.size
+    fix = "turn one of them" if (width, height) == (high, wide) else "make both in one size"
+    raise ValueError(f"the label of {item.image} is {width} x {height}, the image {wide} x {high}: {fix}")
 
 
 # --- The end -----------------------------------------------------------------------------------------------------
@@ -341,10 +340,8 @@ def _misspelt(classes: dict[str, dict]) -> Iterator[str]:
     for name, number in images.items():
         common = [other for other in images if images[other] >= 5 * max(number, 1)]
         for other in get_close_matches(name, common, n=1, cutoff=0.75):
-            yield (
-                f"{name!r} ({number} images) looks like {other!r} ({images[other]}): if they are one class, --map "
-                f'"{name}={other}"'
-            )
+            merge = f'if they are one class, --map "{name}={other}"'
+            yield f"{name!r} ({number} images) looks like {other!r} ({images[other]}): {merge}"
 
 
 def _one_sided(classes: dict[str, dict]) -> Iterator[str]:
@@ -355,13 +352,10 @@ def _one_sided(classes: dict[str, dict]) -> Iterator[str]:
             yield f"the class {name!r} does not occur in {lacking[0]}"
 
 
-def _finish(
-    stage: Path, dst: Path, mapped: Mapped, records: list[dict], splits: dict, report: Conversion, request: dict
-) -> None:
+def _finish(stage: Path, mapped: Mapped, records: list[dict], splits: dict, report: Conversion, request: dict) -> None:
     """Give every file its place, and the folder its name."""
-    for part in _PARTS:
-        for kind in ("images", "annotations"):
-            (stage / kind / part).mkdir(parents=True, exist_ok=True)
+    for kind, part in product(("images", "annotations"), _PARTS):
+        (stage / kind / part).mkdir(parents=True, exist_ok=True)
     for record in records:
         source_image, source_label = f"images/{record['name']}{record['suffix']}", f"labels/{record['name']}.png"
         if _useful(record):
@@ -377,9 +371,9 @@ def _finish(
     files.write(stage / REPORT, text + "\n")
     for name in ("items.jsonl", "request.json"):
         (stage / name).unlink()
-    if dst.exists():
-        dst.rmdir()
-    os.replace(stage, dst)
+    if report.root.exists():
+        report.root.rmdir()
+    os.replace(stage, report.root)
 
 
 def _move(path: Path, folder: Path) -> None:

@@ -97,10 +97,7 @@ class DataFolder:
 def read_data(root: str | Path) -> DataFolder:
     """Read a data folder: every entrance (check, prepare, train, evaluate, run, notebooks) sees what this returns.
 
-    Args:
-        root: folder in one of the three layouts.
-
-    Returns: its pairs, sorted by name, at least one.
+    Returns: the pairs of a folder in one of the three layouts, sorted by name, at least one.
     Raises: FileNotFoundError saying what lies at `root` instead (another edition, a folder too high or too low, an
         archive that is not unpacked) and what to do; ValueError if nothing in it makes a pair.
     """
@@ -110,7 +107,12 @@ def read_data(root: str | Path) -> DataFolder:
     labels = next(name for name in LABEL_FOLDERS if (root / name).is_dir())
     there = {path.name for kind in ("images", labels) for path in (root / kind).iterdir() if path.is_dir()}
     names = [next((name for name in split if name in there), None) for split in _SPLIT_NAMES]
-    found = _read_splits(root, labels, names) if any(names) else _read_flat(root, labels)
+    if any(names):
+        found = _read_splits(root, labels, names)
+    else:
+        pairs, problems = match(root / "images", root / labels)
+        train = [pair for k, pair in enumerate(pairs) if k % 5]
+        found = DataFolder(root, f"images, {labels}", train, pairs[::5], problems)
     if not found.pairs:
         reason = f"; {found.problems[0]}" if found.problems else ""
         raise ValueError(f"{root}: no image with a label map in {found.layout}{reason}")
@@ -137,12 +139,6 @@ def _read_splits(root: Path, labels: str, names: list[str | None]) -> DataFolder
     layout = ", ".join(f"{kind}/{name}" for name in names if name for kind in ("images", labels))
     unread = [problem for kind in ("images", labels) for problem in _unread(root / kind, names)]
     return DataFolder(root, layout, parts[0][0], parts[1][0], [*parts[0][1], *parts[1][1], *unread])
-
-
-def _read_flat(root: Path, labels: str) -> DataFolder:
-    pairs, problems = match(root / "images", root / labels)
-    train = [pair for k, pair in enumerate(pairs) if k % 5]
-    return DataFolder(root, f"images, {labels}", train, pairs[::5], problems)
 
 
 def _unread(folder: Path, names: list[str | None]) -> Iterator[LabelProblem]:

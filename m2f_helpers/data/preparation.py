@@ -99,7 +99,6 @@ def prepare(
     Raises: FileNotFoundError if `src` is no such data set; ValueError for impossible arguments, or if another process
         writes into `dst`; OSError if the disk is full.
     """
-    start = time.perf_counter()
     check_size_and_mode(size, mode)
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
@@ -108,12 +107,11 @@ def prepare(
     _check_destination(dst)
     settings = Settings((int(size[0]), int(size[1])), mode, classes or data.classes)
     with files.locked(dst):
-        return _prepare(data, dst, settings, workers, progress, start)
+        return _prepare(data, dst, settings, workers, progress)
 
 
-def _prepare(
-    data: DataFolder, dst: Path, settings: Settings, workers: int | None, progress: bool, start: float
-) -> PrepareReport:
+def _prepare(data: DataFolder, dst: Path, settings: Settings, workers: int | None, progress: bool) -> PrepareReport:
+    start = time.perf_counter()
     jobs = _make_jobs(data, dst, settings)
     lines, todo, old_keys = _resume(dst, settings, jobs)
     kept = len(lines)
@@ -338,18 +336,14 @@ def _name(label_id: int, classes: Palette) -> str:
 
 
 def prepared_data(
-    data_dir: str | Path = "",
-    out_dir: str | Path = "runs",
-    train: int = 48,
-    val: int = 16,
-    domain: str = "dusk",
+    data_dir: str | Path = "", out_dir: str | Path = "runs", train: int = 48, val: int = 16, domain: str = "dusk"
 ) -> Path:
     """The prepared data set of notebooks 02, 04 and 05: made where it is missing, left alone where it is there.
 
     Args:
-        data_dir: data set that `layout.read_data` can read; "" draws scenes into `out_dir/scenes` first.
+        data_dir: data set that `layout.read_data` can read; "" draws scenes (`train`, `val`, `domain` as for
+            `make_scenes`) into `out_dir/scenes` first.
         out_dir: everything is written below it; see `resources.out_folder` for a relative one.
-        train, val, domain: of the scenes, as for `make_scenes`.
 
     Returns: `out_dir/prepared`, 512 x 512. Files that cannot be used are left out and printed.
     Raises: ValueError if no pair can be used; FileNotFoundError if `data_dir` is no data set.

@@ -83,12 +83,8 @@ def _detect_masks(root: Path) -> tuple[str, str]:
     chosen = spread(paths, _LOOK_AT)
     kinds = [_kind(path) for path in chosen]
     form = next(kind for kind in ("colors", "ids", "binary") if kind in kinds)
-    found = {
-        "colors": "hold colours",
-        "ids": f"hold ids such as {_values(chosen)}",
-        "binary": "hold nothing but 0 and 255",
-    }
-    return form, f"{kinds.count(form)} of {len(kinds)} masks looked at {found[form]}"
+    found = {"colors": "colours", "ids": f"ids such as {_values(chosen)}", "binary": "nothing but 0 and 255"}
+    return form, f"{kinds.count(form)} of {len(kinds)} masks looked at hold {found[form]}"
 
 
 def _kind(path: Path) -> str:

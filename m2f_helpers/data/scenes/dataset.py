@@ -46,7 +46,6 @@ def draw_scene(seed: int, domain: str = "day", size: Sequence[int] | None = None
         domain: `"day"`, or `"dusk"`: the same scene in low, bluish light with haze, lamps and sensor noise.
         size: `[H, W]` in pixels, 64 to 8192 each; None lets the seed choose both between 300 and 800.
 
-    Returns: image and label map.
     Raises: ValueError for a negative seed, an unknown domain or a size that is too small.
     """
     _check(seed, domain, size)

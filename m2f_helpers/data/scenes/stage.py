@@ -85,9 +85,8 @@ class Stage:
         self.light = np.full((height, width), NEUTRAL, np.uint8)
         low, high = (1.35, 1.75) if self.indoor else (1.9, 2.9)
         self.eye = rng.uniform(low, high)
-        self.focal = (
-            (0.7 if self.indoor else 0.8) * float(np.hypot(height, width) / np.sqrt(2)) * rng.uniform(0.95, 1.1)
-        )
+        focal = (0.7 if self.indoor else 0.8) * float(np.hypot(height, width) / np.sqrt(2))
+        self.focal = focal * rng.uniform(0.95, 1.1)
         self.center_x = width * rng.uniform(0.4, 0.6)
         self.horizon = height * rng.uniform(0.42, 0.52)
         self.sun_left = rng.random() < 0.5

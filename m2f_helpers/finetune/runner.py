@@ -194,7 +194,8 @@ class StepHook(Hook):
 
 
 class SaveHook(Hook):
-    """Last in line after each step: a checkpoint when too much would be lost, and a stop if somebody asked for it.
+    """Last in line after each step: a checkpoint when too much would be lost, or at the end if the config's own hook
+    wrote none, and a stop if somebody asked for it.
 
     On all ranks alike, or they would wait for each other for ever.
     """
@@ -208,16 +209,17 @@ class SaveHook(Hook):
         if get_dist_info()[1] > 1:
             all_reduce(wanted, "max")
         stop, save = wanted.tolist()
-        if self.is_last_train_iter(runner):
+        last = self.is_last_train_iter(runner)
+        if last:
             self.stop_asked = False
         elif stop:
             runner.train_loop.stop_training = True
-        if (stop or save) and runner.saved_step <= runner.iter and not self.is_last_train_iter(runner):
-            hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
-            if hook is None:  # the config does without
-                runner.save_checkpoint(runner.work_dir, f"iter_{runner.iter + 1}.pth", by_epoch=False)
-            else:
+        if (stop or save or last) and runner.saved_step <= runner.iter:
+            hooks = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch)
+            if hook := next(hooks, None):
                 hook._save_checkpoint_with_step(runner, runner.iter + 1, meta={})  # counts it, and removes old ones
+            else:  # the config does without, or has MMEngine's default: that one writes epoch_1.pth, after the end
+                runner.save_checkpoint(runner.work_dir, f"iter_{runner.iter + 1}.pth", by_epoch=False)
 
 
 def spare_copies(model: torch.nn.Module) -> torch.nn.Module:

@@ -13,7 +13,7 @@ from typing import Any
 from mmengine.config import Config
 
 from m2f_helpers import checkpoints, config_files
-from m2f_helpers.config import MISSING, get_value, plain
+from m2f_helpers.config import MISSING, comparable, get_value
 
 _OWN_FILES = ("iter_*.pth", "best_*.pth", "history.csv", "config.py", "last_checkpoint")
 _DATASET = "train_dataloader.dataset"
@@ -145,19 +145,11 @@ def _refuse_other_model(folder: Path, old: Config, new: Config) -> None:
 def _differences(places: dict[str, tuple[str, ...]], old: Config, new: Config) -> list[str]:
     found = []
     for name, keys in places.items():
-        before, after = ([_comparable(get_value(cfg, key, MISSING)) for key in keys] for cfg in (old, new))
+        before, after = ([comparable(get_value(cfg, key, MISSING)) for key in keys] for cfg in (old, new))
         pair = next(((a, b) for a, b in zip(before, after, strict=True) if a != b), None)
         if pair:
             found.append(f"{name} {_words(pair[0])} -> {_words(pair[1])}" if _is_short(pair) else f"other {name}")
     return found
-
-
-def _comparable(value: Any) -> Any:
-    """Lists for tuples, all the way down: a config that was written and read has lost the difference."""
-    value = plain(value)
-    if isinstance(value, dict):
-        return {key: _comparable(item) for key, item in value.items()}
-    return [_comparable(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _is_short(pair: tuple[Any, Any]) -> bool:

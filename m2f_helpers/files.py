@@ -183,7 +183,7 @@ def check_apart(data: str | Path, out: str | Path) -> None:
     if b.is_file():
         raise FileExistsError(f"{out} is a file: choose another folder")
     if a == b or a in b.parents or b in a.parents:
-        raise ValueError(f"the data {data} and the output {out} must not contain each other: choose another folder")
+        raise ValueError(f"the data {data} and {out} must not contain each other: choose another output folder")
 
 
 _FIXES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -16,8 +17,8 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 import m2f_helpers  # noqa: F401  first of all: registers the stand-in for mmcv's compiled ops
-from m2f_helpers import execution
-from m2f_helpers.classroom.cells import with_solutions
+from m2f_helpers import execution, exercises
+from m2f_helpers.classroom.cells import read_exercises
 
 # What is expensive is made once per suite: the tests that use it go to one process. Longest first.
 TOGETHER = {
@@ -76,6 +77,22 @@ def wheel(tmp_path_factory) -> Path:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return next(folder.glob("*.whl"))
+
+
+def with_solutions(notebook: Any) -> Any:
+    """A copy that asks each exercise twice: as it comes, and in a new cell with the solution."""
+    solved = copy.deepcopy(notebook)
+    for exercise in reversed(read_exercises(notebook)):
+        cell = nbformat.v4.new_code_cell(f"{exercise.solution}\n{exercise.question}", metadata={"tags": ["solution"]})
+        solved.cells.insert(exercise.cell + 1, cell)
+    return solved
+
+
+def verdicts(notebook: Any) -> list[tuple[str, bool]]:
+    """What `check` said in an executed notebook, in order: number of the exercise, right or not yet."""
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    found = [data[exercises.MIME] for data in outputs if exercises.MIME in data]
+    return [(entry["exercise"], entry["right"]) for entry in found]
 
 
 def run_all(out: Path, data: Path | None = None, wanted: tuple[str, ...] = ()) -> dict[str, execution.NotebookRun]:

@@ -41,8 +41,8 @@ class Section:
     aim: str
     minutes: int
     skip: bool
-    mistakes: tuple[tuple[str, str], ...]
-    questions: tuple[str, ...]
+    mistakes: Sequence[Sequence[str]]
+    questions: Sequence[str]
 
 
 def build(out: str | Path, minutes: int = 45, runs: str | Path = "runs", zipped: bool = False) -> dict[str, int]:
@@ -79,12 +79,7 @@ def build(out: str | Path, minutes: int = 45, runs: str | Path = "runs", zipped:
 
 
 def write_all(
-    work: Path,
-    sources: Mapping[str, Any],
-    texts: Mapping[str, list[Section]],
-    minutes: int,
-    runs: Path,
-    zipped: bool,
+    work: Path, sources: Mapping[str, Any], texts: Mapping[str, list[Section]], minutes: int, runs: Path, zipped: bool
 ) -> None:
     """Every part, into a folder that exists."""
     for part in PARTS:
@@ -126,12 +121,7 @@ def sections(name: str, notebook: Any) -> list[Section]:
     lost = [heading for heading in headings(notebook) if heading not in known]
     if lost:
         raise ValueError(f"{path.name} has no text for the section {lost[0]!r} of {name}")
-    return [_section(heading, known[heading]) for heading in headings(notebook)]
-
-
-def _section(heading: str, entry: dict[str, Any]) -> Section:
-    mistakes = tuple((seen, say) for seen, say in entry["mistakes"])
-    return Section(heading, entry["aim"], entry["minutes"], entry["skip"], mistakes, tuple(entry["questions"]))
+    return [Section(heading, **known[heading]) for heading in headings(notebook)]
 
 
 def student(source: Any, name: str) -> Any:
@@ -155,10 +145,7 @@ def student(source: Any, name: str) -> Any:
 
 
 def _nbgrader(grade_id: str) -> dict[str, Any]:
-    """Metadata of nbgrader's schema 3: a locked cell that is worth a point.
-
-    The student's own cells carry none: nbgrader would empty a cell marked as a solution.
-    """
+    """Of a locked cell worth a point, schema 3. The student's cells have none: nbgrader would empty a solution."""
     kind = {"grade": True, "locked": True, "solution": False, "task": False, "points": 1, "schema_version": 3}
     return {"grade_id": grade_id.replace(".", "-"), "cell_type": "code", **kind}
 
@@ -170,15 +157,11 @@ def teacher(source: Any, texts: Sequence[Section]) -> Any:
         cell = edition.cells[exercise.cell]
         started = cell.source.replace(exercise.question, "").rstrip()
         cell.source = f"{started}\n\n# Solution\n{exercise.solution}\n{exercise.question}"
-    notes = {section.heading: note(section) for section in texts}
+    notes = {section.heading: f"\n\n{note(section)}" for section in texts}
     for cell in edition.cells:
         if cell.cell_type == "markdown":
-            cell.source = re.sub(r"^## (.+)$", lambda match: _with_note(match, notes), cell.source, flags=re.M)
+            cell.source = re.sub(r"^## (.+)$", lambda head: head[0] + notes.get(head[1], ""), cell.source, flags=re.M)
     return edition
-
-
-def _with_note(match: re.Match, notes: Mapping[str, str]) -> str:
-    return match[0] + (f"\n\n{notes[match[1]]}" if match[1] in notes else "")
 
 
 def note(section: Section) -> str:

@@ -1,9 +1,8 @@
 """A folder for a memory stick, from which a laptop without network or administrator installs and runs everything.
 
-pip resolves and downloads for another platform, but it judges environment markers (`; sys_platform == "win32"`) by the
-machine it runs on. So each resolution is closed by hand: what the wheels require on the target comes in, what they
-require only here goes out. torch is resolved as a stub of no size and then fetched alone, because its CUDA libraries
-hang on it for Linux; where it finds a CPU build is the caller's choice (`torch_from`).
+pip resolves for another platform, but it judges environment markers (`; sys_platform == "win32"`) by the machine it
+runs on. So each resolution is closed by hand: what the wheels require on the target comes in, what they require only
+here goes out. torch is resolved as a stub and then fetched alone, because its CUDA libraries hang on it for Linux.
 """
 
 from __future__ import annotations
@@ -118,8 +117,7 @@ def build_kit(
 
     Args:
         out: the folder; made if needed. One that holds anything but a kit is refused.
-        pythons: versions of `PYTHONS`.
-        platforms: keys of `PLATFORMS`.
+        pythons, platforms: out of `PYTHONS` and `PLATFORMS`.
         wheel: this project's wheel; None builds it from the checkout.
         torch_from: where pip looks for torch first, an index address or a folder. Without it, the Linux build is the
             usual one, with CUDA beside it on the list of sizes.
@@ -187,9 +185,8 @@ def without_answers(wheel: Path) -> None:
         notebook = nbformat.reads(members[name].decode(), as_version=4)
         members[name] = nbformat.writes(without_solutions(notebook)).encode()
     record = next(name for name in members if name.endswith(".dist-info/RECORD"))
-    members[record] = "".join(
-        [*(_record_row(n, b) for n, b in members.items() if n != record), f"{record},,\n"]
-    ).encode()
+    rows = [_record_row(member, content) for member, content in members.items() if member != record]
+    members[record] = "".join([*rows, f"{record},,\n"]).encode()
     with files.replacing(wheel) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -201,13 +198,7 @@ def _record_row(name: str, content: bytes) -> str:
 
 
 def resolve(own: Path, python: str, platform: str, torch_from: str | None = None) -> list[Wheel]:
-    """All wheels that the project needs on a target, at the tested versions.
-
-    Args:
-        own: this project's wheel.
-        python, platform: the target.
-        torch_from: as for `build_kit`.
-    """
+    """All wheels that the project needs on a target, at the tested versions; `torch_from` as for `build_kit`."""
     environment = target_environment(python, platform)
     pins = target_pins(environment)
     with tempfile.TemporaryDirectory() as temporary:
@@ -224,11 +215,8 @@ def resolve(own: Path, python: str, platform: str, torch_from: str | None = None
 
 def target_environment(python: str, platform: str) -> dict[str, str]:
     """The values of environment markers on the target."""
-    return (
-        default_environment()
-        | PLATFORMS[platform][1]
-        | {"python_version": python, "python_full_version": PATCH.format(python)}
-    )
+    versions = {"python_version": python, "python_full_version": PATCH.format(python)}
+    return default_environment() | PLATFORMS[platform][1] | versions
 
 
 def target_pins(environment: dict[str, str]) -> dict[str, str]:
@@ -295,13 +283,14 @@ def write_stub(work: Path, name: str, version: str) -> str:
     """A wheel with a name, a version and nothing in it; the version with a suffix, so that pip prefers no other."""
     version += "+stub"
     (work / "stub").mkdir()
-    info = f"{name}-{version}.dist-info"
+    texts = {
+        "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        "WHEEL": "Wheel-Version: 1.0\nGenerator: m2f\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "RECORD": "",
+    }
     with zipfile.ZipFile(work / "stub" / f"{name}-{version}-py3-none-any.whl", "w") as archive:
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: m2f\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
+        for file, text in texts.items():
+            archive.writestr(f"{name}-{version}.dist-info/{file}", text)
     return version
 
 

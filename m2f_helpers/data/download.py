@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from m2f_helpers import files
+from m2f_helpers.data.formats.source import spread
 from m2f_helpers.data.labels import LabelError, count_ids, read_label
 from m2f_helpers.data.layout import FOLDER, OFFER, SPLITS, explain_archive, full_edition, is_root, wrong_edition
 from m2f_helpers.quiet import one_line
@@ -200,9 +200,7 @@ def _choose(archive: zipfile.ZipFile, pairs: dict, wanted: Sequence[int]) -> dic
         candidates = pairs[split]
         if number > len(candidates):
             raise ValueError(f"subset asks for {number} {split} pairs, the archive has {len(candidates)}")
-        if len(candidates) > max(_CANDIDATES, number):
-            spread = np.linspace(0, len(candidates) - 1, max(_CANDIDATES, number)).astype(int)
-            candidates = [candidates[k] for k in spread]
+        candidates = spread(candidates, max(_CANDIDATES, number))
         bar = tqdm(candidates, desc=f"looking at {split} labels", disable=len(candidates) < 500)
         classes = {pair: _classes_of(archive, pair[1]) for pair in bar}
         chosen[split] = sorted(_greedy(classes, number))

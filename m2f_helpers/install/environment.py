@@ -1,9 +1,7 @@
 """What is installed, what is wrong with it, and the one command that mends it.
 
-The libraries it vouches for are really imported, in a child process: a broken one cannot take the check down.
-
-Needs nothing but the standard library to start, so it also runs where torch, or everything, is missing:
-`m2f check`, or `python -m m2f_helpers.install.environment`.
+The libraries it vouches for are really imported, in a child process: a broken one cannot take the check down. It starts
+on the standard library alone, where everything is missing: `m2f check`, or `python -m m2f_helpers.install.environment`.
 """
 
 from __future__ import annotations
@@ -108,11 +106,7 @@ class Machine:
 
 
 def gather(path: Iterable[str] | None = None) -> Machine:
-    """Look at this machine.
-
-    Args:
-        path: folders in which to look for installed distributions; None looks where this Python does.
-    """
+    """Look at this machine, or at the distributions in some folders."""
     found = metadata.distributions(path=list(path)) if path is not None else metadata.distributions()
     names = {(d.metadata["Name"] or "").lower().replace("_", "-"): d.version for d in found}
     modules = {name: sys.modules[name] for name in ("numpy", "google.colab") if name in sys.modules}
@@ -154,10 +148,7 @@ def try_imports(modules: Iterable[str] = IMPORTS) -> tuple[dict[str, str], str]:
 
 
 def check_environment(machine: Machine | None = None) -> list[Finding]:
-    """Judge this machine, or the one described.
-
-    Returns: one finding per component, in the order in which they should be mended.
-    """
+    """Judge this machine, or the one described: a finding per component, in the order in which to mend them."""
     machine = gather() if machine is None else machine
     findings = [_judge_python(machine), _judge_runtime(machine), _judge_torch(machine), _judge_numpy(machine)]
     findings += [_judge_mmcv(machine), _judge_extension(machine)]

@@ -1,9 +1,8 @@
 """Deformable attention on the CPU in one pass over the data, with numba (extra `fast`). Taught in notebooks 01 and 07.
 
 The PyTorch way makes a map of samples per level, head and point and adds them up afterwards; here each token's result
-is added up while it lies in the cache. The loops are compiled at their first call (seconds) and kept in the user's
-cache folder. They run on torch's number of threads without locks: forward each thread has tokens of its own, backward
-heads of its own, so no two ever write to the same place.
+is added up while it lies in the cache. The loops run on torch's number of threads without locks: forward each thread
+has tokens of its own, backward heads of its own, so no two ever write to the same place.
 
 Shape letters: B images, L tokens, M heads, N feature levels, P points, c = C / M channels of a head.
 """

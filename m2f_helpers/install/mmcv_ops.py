@@ -126,18 +126,14 @@ class _AfterImportFinder(importlib.abc.MetaPathFinder):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            _run_after(spec.loader, change)
+            regular = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                regular(module)
+                change(module)
+
+            spec.loader.exec_module = exec_module
         return spec
-
-
-def _run_after(loader: Any, change: Callable[[ModuleType], None]) -> None:
-    regular = loader.exec_module
-
-    def exec_module(module: ModuleType) -> None:
-        regular(module)
-        change(module)
-
-    loader.exec_module = exec_module
 
 
 def _route_attention(module: ModuleType) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from m2f_helpers.data.formats import masks, pairing, polygons
-from m2f_helpers.data.formats.source import Source, find_files, load_json, some
+from m2f_helpers.data.formats.source import Source, find_files, load_json, some, spread
 from m2f_helpers.data.formats.tables import Table, table_beside
 
 _MASK_FORMATS: dict[str, Callable[[Path, str, Table | None], Source]] = {
@@ -80,15 +80,11 @@ def _detect_masks(root: Path) -> tuple[str, str]:
     if by_class:
         return "binary", f"the masks lie in a folder for each class: {some(by_class)}"
     paths = [match.masks[""] for match in matches]
-    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, _LOOK_AT).astype(int))]
+    chosen = spread(paths, _LOOK_AT)
     kinds = [_kind(path) for path in chosen]
     form = next(kind for kind in ("colors", "ids", "binary") if kind in kinds)
-    found = {
-        "colors": "hold colours",
-        "ids": f"hold ids such as {_values(chosen)}",
-        "binary": "hold nothing but 0 and 255",
-    }
-    return form, f"{kinds.count(form)} of {len(kinds)} masks looked at {found[form]}"
+    found = {"colors": "colours", "ids": f"ids such as {_values(chosen)}", "binary": "nothing but 0 and 255"}
+    return form, f"{kinds.count(form)} of {len(kinds)} masks looked at hold {found[form]}"
 
 
 def _kind(path: Path) -> str:

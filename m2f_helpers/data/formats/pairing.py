@@ -130,7 +130,6 @@ def _left_over(images: dict, found: dict, unmatched: list[Path], root: Path) -> 
     if without := [path.relative_to(root) for key, path in images.items() if key not in found]:
         notes.append(f"{len(without)} images without a mask are left out: {some(without)}")
     if unmatched:
-        notes.append(
-            f"{len(unmatched)} masks without an image are left out: {some(p.relative_to(root) for p in unmatched)}"
-        )
+        names = some(path.relative_to(root) for path in unmatched)
+        notes.append(f"{len(unmatched)} masks without an image are left out: {names}")
     return notes

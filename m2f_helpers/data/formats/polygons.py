@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco
 
 from m2f_helpers.data.formats.masks import paint
 from m2f_helpers.data.formats.source import (
@@ -88,11 +89,12 @@ class _Finder:
             self.missing.append(name)
             return None
         split = _json_split(json_path, self.folder)
-        return max(ending, key=lambda p: (split_of(p.relative_to(self.folder).parts) == split, _common(p, json_path)))
 
+        def fits(path: Path) -> tuple[bool, int]:
+            common = sum(a == b for a, b in zip(path.parts, json_path.parts, strict=False))
+            return split_of(path.relative_to(self.folder).parts) == split, common
 
-def _common(path: Path, other: Path) -> int:
-    return sum(a == b for a, b in zip(path.parts, other.parts, strict=False))
+        return max(ending, key=fits)
 
 
 def _json_split(path: Path, folder: Path) -> str:
@@ -176,8 +178,6 @@ def _read_coco(item: Item, size: tuple[int, int], numbers: dict[str, int]) -> np
 
 
 def _coco_mask(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray | None:
-    from pycocotools import mask as coco  # here, because only this format needs it
-
     if not segmentation:
         raise ValueError(f"{where} has a box but no shape: export it with segmentation")
     if isinstance(segmentation, list):
@@ -201,8 +201,6 @@ def polygon_mask(polygons: list, size: tuple[int, int], where: str) -> np.ndarra
     Raises: ValueError for anything that is no polygon, and for points outside the image: then the shape was drawn on
         an image of another size.
     """
-    from pycocotools import mask as coco
-
     polygons = [_flat(polygon, where) for polygon in polygons]
     polygons = [polygon for polygon in polygons if len(polygon) >= 6]
     height, width = size

@@ -38,11 +38,10 @@ def make_album(root: str | Path, count: int = 60, seed: int = 0) -> Path:
 
     Args:
         root: folder for `photos/IMG_1200.jpg` ... and `polygons.json`; files in it are replaced.
-        count: number of images, at least 10.
+        count: number of images, at least 10 (else ValueError).
         seed: another seed draws other streets.
 
     Returns: `root`.
-    Raises: ValueError for less than ten images.
     """
     if count < 10:
         raise ValueError(f"expected at least 10 images, got {count}")

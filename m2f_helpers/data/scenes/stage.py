@@ -85,9 +85,8 @@ class Stage:
         self.light = np.full((height, width), NEUTRAL, np.uint8)
         low, high = (1.35, 1.75) if self.indoor else (1.9, 2.9)
         self.eye = rng.uniform(low, high)
-        self.focal = (
-            (0.7 if self.indoor else 0.8) * float(np.hypot(height, width) / np.sqrt(2)) * rng.uniform(0.95, 1.1)
-        )
+        focal = (0.7 if self.indoor else 0.8) * float(np.hypot(height, width) / np.sqrt(2))
+        self.focal = focal * rng.uniform(0.95, 1.1)
         self.center_x = width * rng.uniform(0.4, 0.6)
         self.horizon = height * rng.uniform(0.42, 0.52)
         self.sun_left = rng.random() < 0.5
@@ -153,12 +152,9 @@ class Stage:
     def cuboid(self, name: str, x: Sequence[float], y: Sequence[float], z: Sequence[float], color) -> None:
         """A box between two X, two Y and two Z values, with the faces that the camera sees."""
         (x0, x1), (y0, y1), (z0, z1) = x, y, z
-        if x0 > 0:
-            gain = 0.78 if self.sun_left else 0.66
-            self.face(name, [(x0, y0, z0), (x0, y0, z1), (x0, y1, z1), (x0, y1, z0)], color, gain)
-        if x1 < 0:
-            gain = 0.66 if self.sun_left else 0.78
-            self.face(name, [(x1, y0, z0), (x1, y0, z1), (x1, y1, z1), (x1, y1, z0)], color, gain)
+        if x0 > 0 or x1 < 0:
+            side, gain = x0 if x0 > 0 else x1, 0.78 if (x0 > 0) == self.sun_left else 0.66
+            self.face(name, [(side, y0, z0), (side, y0, z1), (side, y1, z1), (side, y1, z0)], color, gain)
         if y1 < self.eye:
             self.face(name, [(x0, y1, z0), (x1, y1, z0), (x1, y1, z1), (x0, y1, z1)], color, 1.12)
         self.face(name, [(x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0)], color, 0.92)

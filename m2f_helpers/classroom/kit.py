@@ -57,42 +57,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 LIST = "SHA256SUMS"
 TEXTS = "m2f_helpers/classroom/texts/"
 WANTED = ("jupyterlab", "numba")  # beside the project itself: where students work, and the fast kernel
-SCRIPTS = {
-    "install.sh": """#!/bin/sh
-# Installs the tutorial beside this file, without network and without administrator. Needs Python {pythons}.
-cd "$(dirname "$0")" || exit 1
-fits="import sys; sys.exit('%d.%d' % sys.version_info[:2] not in sys.argv)"
-for python in {candidates} python3 ""; do "$python" -c "$fits" {versions} 2>/dev/null && break; done
-if [ -z "$python" ]; then
-  echo "Python {pythons} is needed and was not found: install it and call install.sh again." >&2
-  exit 1
-fi
-"$python" -m venv venv || exit 1
-venv/bin/python -m pip install --quiet --no-index --find-links wheels "m2f-helpers[fast]" jupyterlab || exit 1
-echo "Ready. Start with: venv/bin/jupyter lab notebooks"
-""",
-    "install.bat": """@echo off
-rem Installs the tutorial beside this file, without network and without administrator. Needs Python {pythons}.
-cd /d "%~dp0" || exit /b 1
-set "FOUND="
-set "FITS=import sys; sys.exit('%%d.%%d' %% sys.version_info[:2] not in sys.argv)"
-for %%v in ({versions}) do if not defined FOUND py -%%v -c "%FITS%" %%v >nul 2>nul && set "FOUND=py -%%v"
-if not defined FOUND python -c "%FITS%" {versions} >nul 2>nul && set "FOUND=python"
-if not defined FOUND (
-  echo Python {pythons} is needed and was not found: install it and call install.bat again.
-  goto failed
-)
-%FOUND% -m venv venv || goto failed
-set "PIP=venv\\Scripts\\python.exe -m pip install --quiet --no-index --find-links wheels"
-%PIP% "m2f-helpers[fast]" jupyterlab || goto failed
-echo Ready. Start with: venv\\Scripts\\jupyter lab notebooks
-pause
-exit /b 0
-:failed
-pause
-exit /b 1
-""",
-}
+SCRIPTS = ("install.sh", "install.bat")  # in `texts`
 
 
 @dataclass(frozen=True)
@@ -343,8 +308,8 @@ def add_lessons(out: Path, pythons: Sequence[str], pages: str | Path | None) -> 
         shutil.copy(page, out / "pages")
     words = {"pythons": " or ".join(pythons), "versions": " ".join(pythons)}
     words["candidates"] = " ".join(f"python{version}" for version in pythons)
-    for name, text in SCRIPTS.items():
-        lines = text.format(**words)
+    for name in SCRIPTS:
+        lines = resource(f"classroom/texts/{name}").read_text(encoding="utf-8").format(**words)
         files.write(out / name, lines.replace("\n", "\r\n") if name.endswith(".bat") else lines)
         (out / name).chmod(0o755)
 

@@ -48,11 +48,8 @@ class Section:
 def build(out: str | Path, minutes: int = 45, runs: str | Path = "runs", zipped: bool = False) -> dict[str, int]:
     """Make every edition of the five notebooks in one folder, or leave everything as it was.
 
-    Args:
-        out: the folder; an earlier edition in it is replaced, anything else is refused.
-        minutes: of one lesson.
-        runs: where the teacher's notebooks are executed; what an earlier `m2f run` left there is used again.
-        zipped: pack student and teacher editions into a zip file each as well.
+    An earlier edition in `out` is replaced, anything else is refused. `minutes` is the length of a lesson. What
+    `m2f run` left in `runs` is used again. `zipped` packs student and teacher editions as well.
 
     Returns: number of files by part.
     Raises: ValueError or OSError in one sentence; then nothing is left behind.

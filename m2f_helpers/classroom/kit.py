@@ -100,10 +100,8 @@ def build_kit(
     files.remove_orphans(out / "wheels")
     own = place_own_wheel(out / "wheels", wheel)
     without_answers(own)
-    wanted = {}
-    for python, platform in product(pythons, platforms):
-        for item in resolve(own, python, platform, torch_from):
-            wanted[item.name] = item
+    targets = product(pythons, platforms)
+    wanted = {item.name: item for target in targets for item in resolve(own, *target, torch_from)}
     print(sizes(wanted.values(), out / "wheels"), flush=True)
     fetch(wanted.values(), out / "wheels")
     for stale in {path.name for path in (out / "wheels").iterdir()} - {own.name, *wanted}:
@@ -170,8 +168,10 @@ def resolve(own: Path, python: str, platform: str, torch_from: str | None = None
         work = Path(temporary)
         stub = write_stub(work, "torch", pins["torch"])
         asked = [f"m2f-helpers @ {own.resolve().as_uri()}", *WANTED]
-        found = report(work, [f"torch=={pins['torch']}"], python, platform, pins, torch_from, alone=True)
+        index = ["--find-links" if Path(torch_from).is_dir() else "--index-url", torch_from] if torch_from else []
+        found = report(work, ["--no-deps", *index, f"torch=={pins['torch']}"], python, platform, pins)
         while asked:
+            asked = ["--find-links", str(work / "stub"), *asked]
             found = report(work, asked, python, platform, pins | {"torch": stub}) | found
             asked = missing_on_target(found, environment)
     stay = needed_on_target(found, environment) - {"m2f-helpers"}
@@ -192,24 +192,13 @@ def target_pins(environment: dict[str, str]) -> dict[str, str]:
     return {canonicalize_name(entry.name): next(iter(entry.specifier)).version for entry in kept}
 
 
-def report(
-    work: Path,
-    asked: Sequence[str],
-    python: str,
-    platform: str,
-    pins: dict[str, str],
-    links: str | None = None,
-    alone: bool = False,
-) -> dict[str, dict[str, Any]]:
-    """What pip would install for the target, by name; nothing is downloaded but metadata."""
+def report(work: Path, asked: Sequence[str], python: str, platform: str, pins: dict[str, str]) -> dict[str, dict]:
+    """What pip would install for the target, by name; `asked` may hold options. Only metadata is downloaded."""
     (work / "pins.txt").write_text("".join(f"{name}=={version}\n" for name, version in pins.items()), encoding="utf-8")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
     command += ["--only-binary", ":all:", "--python-version", PATCH.format(python), "--target", str(work / "target")]
     command += [word for tag in PLATFORMS[platform][0] for word in ("--platform", tag)]
     command += ["--constraint", str(work / "pins.txt"), "--report", str(work / "report.json")]
-    command += ["--no-deps"] if alone else ["--find-links", str(work / "stub")]
-    if links:
-        command += ["--find-links", links] if Path(links).is_dir() else ["--index-url", links]
     run([*command, *asked])
     entries = json.loads((work / "report.json").read_text(encoding="utf-8"))["install"]
     return {canonicalize_name(entry["metadata"]["name"]): entry for entry in entries}

@@ -27,10 +27,8 @@ _LOOK_AT = 20
 def open_source(root: str | Path, form: str = "auto", table: Table | None = None) -> Source:
     """Understand a folder, or a JSON file, of images and labels.
 
-    Args:
-        root: the folder, or for COCO its JSON.
-        form: one of `FORMATS`; `"auto"` looks at the files.
-        table: class names, perhaps with ids or colours; None takes the table that lies in the folder, if any.
+    `form` is one of `FORMATS`; `"auto"` looks at the files. `table` holds class names, perhaps with ids or colours;
+    None takes the table that lies in the folder, if any.
 
     Returns: the source; `why` says by what its format was recognised.
     Raises: FileNotFoundError or ValueError: what was found there instead.

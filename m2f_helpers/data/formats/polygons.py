@@ -281,10 +281,6 @@ def _read_labelme(item: Item, size: tuple[int, int], numbers: dict[str, int]) ->
     return label_map
 
 
-def _polygon(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | None:
-    return polygon_mask([shape.get("points") or []], size, where)
-
-
 def _rectangle(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | None:
     (x0, y0), (x1, y1) = _two_points(shape, where)
     return polygon_mask([[x0, y0, x1, y0, x1, y1, x0, y1]], size, where)
@@ -316,4 +312,5 @@ def _two_points(shape: dict, where: str) -> list[list[float]]:
     return points
 
 
-_AREAS = {"polygon": _polygon, "rectangle": _rectangle, "circle": _circle, "mask": _bitmap}
+_AREAS = {"rectangle": _rectangle, "circle": _circle, "mask": _bitmap}
+_AREAS["polygon"] = lambda shape, size, where: polygon_mask([shape.get("points") or []], size, where)

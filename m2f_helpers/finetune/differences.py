@@ -63,7 +63,7 @@ _FIXES = {key: fix for fix, keys in _INSTEAD.items() for key in keys}
 _READ_TOO = {"activation_checkpointing", "compile", "custom_imports", "efficient_conv_bn_eval"}
 _READ_TOO |= {"find_unused_parameters", "model_wrapper_cfg", "sync_bn"}
 # the Runner uses cfg.data_preprocessor only for a model that has none of its own
-_RUNNER = [
+RUNNER = [
     name for name in inspect.signature(Runner.__init__).parameters if name not in ("self", "cfg", "data_preprocessor")
 ]
 
@@ -98,7 +98,7 @@ def silent_edits(source: Config | Edited) -> list[SilentEdit]:
     """
     cfg = as_config(source)
     original, unused, found = _original(cfg), _unused_in_file(cfg), []
-    for key in sorted(set(cfg._cfg_dict) - {*_RUNNER, *_READ_TOO}):
+    for key in sorted(set(cfg._cfg_dict) - {*RUNNER, *_READ_TOO}):
         value = plain(get_value(cfg, key))
         of_file = key in original and comparable(value) == comparable(original[key])
         if of_file and key not in unused:
@@ -115,7 +115,7 @@ def silent_edits(source: Config | Edited) -> list[SilentEdit]:
 def runner_arguments(source: Config | Edited) -> dict[str, Any]:
     """The arguments that `Runner.from_cfg` takes out of a config, as plain values: all that training depends on."""
     cfg = as_config(source)
-    return {name: plain(get_value(cfg, name)) for name in _RUNNER if name in cfg}
+    return {name: plain(get_value(cfg, name)) for name in RUNNER if name in cfg}
 
 
 def _original(cfg: Config) -> dict[str, Any]:

@@ -55,8 +55,7 @@ class History:
 def _rows_of(path: Path) -> list[dict[str, float]]:
     """The rows of an earlier `history.csv`; none, and a sentence, if somebody has made something else of it."""
     try:
-        rows = pd.read_csv(path)
-        return rows.astype({"step": int}).to_dict("records")
+        return pd.read_csv(path).astype({"step": int}).to_dict("records")
     except (ValueError, KeyError) as error:  # what pandas and the decoder raise are ValueErrors
         tqdm.write(f"{path} cannot be read ({one_line(error)}): the history starts anew")
         return []
@@ -128,7 +127,8 @@ class CarefulRunner(Runner):
             if is_main_process():
                 os.replace(part, final)
         except OSError as error:
-            raise OSError(self._unwritten(final, error)) from None
+            good = f"; step {self.saved_step} is saved, --resume goes on from it" if self.saved_step else ""
+            raise OSError(files.sentence(error, final) + good) from None
         finally:
             if is_main_process():
                 part.unlink(missing_ok=True)
@@ -148,10 +148,6 @@ class CarefulRunner(Runner):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
         self.start = Start(self.start.folder, self.start.step)
-
-    def _unwritten(self, path: Path, error: OSError) -> str:
-        good = f"; step {self.saved_step} is saved, --resume goes on from it" if self.saved_step else ""
-        return f"{files.sentence(error, path)}{good}"
 
 
 class StepHook(Hook):
@@ -205,7 +201,10 @@ class SaveHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Called between two steps."""
-        wanted = torch.tensor([self.stop_asked, _is_due(runner)], dtype=torch.int)  # (2,)
+        seconds = time.monotonic() - runner.saved_at
+        due = seconds >= max(LOSE_SECONDS, SAVING_SHARE * runner.saving_took)  # a kill now would cost too much
+        due = due and runner.iter + 1 - runner.saved_step >= LOSE_STEPS
+        wanted = torch.tensor([self.stop_asked, due], dtype=torch.int)  # (2,)
         if get_dist_info()[1] > 1:
             all_reduce(wanted, "max")
         stop, save = wanted.tolist()
@@ -254,17 +253,9 @@ class _IndexSampler(MaskPseudoSampler):
         return super().sample(assign_result, *pixels, **kwargs)
 
 
-def _is_due(runner: Any) -> bool:
-    """Whether a kill at this moment would cost too much."""
-    seconds = time.monotonic() - runner.saved_at
-    long_enough = seconds >= max(LOSE_SECONDS, SAVING_SHARE * runner.saving_took)
-    return long_enough and runner.iter + 1 - runner.saved_step >= LOSE_STEPS
-
-
 def _row(runner: Runner, outputs: dict[str, Any]) -> dict[str, float]:
-    parts = {
-        f"loss_{kind}": sum(float(v.detach()) for k, v in outputs.items() if k.endswith(f"loss_{kind}"))
-        for kind in LOSS_KINDS
-    }
     lr = max(runner.optim_wrapper.get_lr()["lr"])
-    return {"step": runner.iter + 1, "lr": lr, "loss": float(outputs["loss"].detach()), **parts, "mIoU": float("nan")}
+    row = {"step": runner.iter + 1, "lr": lr, "loss": float(outputs["loss"].detach())}
+    for kind in LOSS_KINDS:
+        row[f"loss_{kind}"] = sum(float(v.detach()) for k, v in outputs.items() if k.endswith(f"loss_{kind}"))
+    return {**row, "mIoU": float("nan")}

@@ -41,7 +41,10 @@ def load(
     """
     device = choose_device(device)
     content = {} if checkpoint is None else read_checkpoint(checkpoint)
-    config = _carried_config(content, checkpoint) or fallback if config is None else copy.deepcopy(as_config(config))
+    if config is None:
+        config = config_files.carried(content, checkpoint) or fallback
+    else:
+        config = copy.deepcopy(as_config(config))
     if config is None:
         raise ValueError(f"{checkpoint or 'load()'} carries no config: give the config that it was trained with")
     model = build_model(config, seed=None)
@@ -54,12 +57,6 @@ def load(
     on_disk = [list(entry.on_disk) for entry in palette.classes]  # beyond mmseg's meta, for `palette_of` to read
     model.cfg, model.dataset_meta = config, {**palette.meta, "on_disk": on_disk, "ignored": list(palette.ignored)}
     return model.to(device).eval()
-
-
-def _carried_config(content: dict[str, Any], source: Any) -> Any | None:
-    """The config in the content of a checkpoint that MMEngine wrote; None if there is none."""
-    text = content.get("meta", {}).get("cfg")
-    return config_files.parse(text, source) if isinstance(text, str) and text.strip() else None
 
 
 def _classes(content: dict[str, Any], config: Any, count: int) -> Palette:

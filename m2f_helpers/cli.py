@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from m2f_helpers.quiet import one_line
+from m2f_helpers.quiet import one_line, quiet
 
 _FORMATS = "auto, ids, coco, voc, cityscapes, labelme, colors, binary"
 
@@ -71,8 +75,6 @@ def quietly(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(*args: Any, **options: Any) -> None:
-        from m2f_helpers.quiet import quiet
-
         quiet()
         command(*args, **options)
 
@@ -222,8 +224,6 @@ def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
 @quietly
 def evaluate(checkpoint, data, profile, config, limit, target, device) -> None:
     """Judge a model on the validation images of a data folder: mIoU, every class, the most frequent mistakes."""
-    import json
-
     from m2f_helpers import files
     from m2f_helpers.inference import evaluation, models
 
@@ -302,9 +302,6 @@ def lab(folder: Path, options: tuple[str, ...]) -> None:
 
     Copies that are there already stay as they are. OPTIONS go to JupyterLab, for instance --port 9000.
     """
-    import os
-    import subprocess
-
     from m2f_helpers import execution
 
     copied = execution.copy_notebooks(folder)
@@ -339,8 +336,6 @@ def prepare(src, dst, size, mode, workers, classes, zero_is_other) -> None:
 @quietly
 def pretrain(work: str, out: str, iterations: int, device: str | None) -> None:
     """Make the demo's weights again: train from nothing on day scenes. Stopped runs go on where they were."""
-    from dataclasses import replace
-
     from m2f_helpers.finetune import pretraining
 
     recipe = replace(pretraining.Recipe(), iterations=iterations) if iterations else pretraining.Recipe()

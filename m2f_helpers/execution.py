@@ -111,18 +111,12 @@ def run_notebook(name: str, path: Path, out: Path, parameters: Mapping[str, Any]
     known = read_parameters(path)
     chosen = {key: value for key, value in parameters.items() if key in known}
     partial, final = out / f"{name}.partial.ipynb", out / f"{name}.ipynb"
-    bar = {"desc": f"{name:16}", "unit": "cell", "leave": False}
+    options = {"parameters": chosen, "kernel_name": "python3", "cwd": str(out)}
+    options["progress_bar"] = {"desc": f"{name:16}", "unit": "cell", "leave": False}
+    options["extra_arguments"] = ["--IPKernelApp.log_level=40"]  # no warning about the kernel's own sockets
     started, error = time.monotonic(), ""
     try:
-        papermill.execute_notebook(
-            str(path),
-            str(partial),
-            parameters=chosen,
-            kernel_name="python3",
-            cwd=str(out),
-            progress_bar=bar,
-            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about the kernel's own sockets
-        )
+        papermill.execute_notebook(str(path), str(partial), **options)
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as failure:
         error = f"{name} failed in {_where(failure)}; the partly executed notebook is {partial}"
     seconds = time.monotonic() - started

@@ -75,16 +75,26 @@ def json_lines(path: Path) -> Iterator[tuple[dict, str]]:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """For libraries that write files themselves: the body of the `with` writes to the name it gets.
+    """For what writes a file or a folder by itself: the body of the `with` makes it under the name that it gets.
 
-    At the end the file is renamed to `path`; after an error it is removed, and what lay at `path` stays.
+    At the end that is renamed to `path`; after an error it is removed, and what lay at `path` stays.
     """
-    temporary = Path(temporary_name(path))
+    temporary, aside = Path(temporary_name(path)), Path(temporary_name(f"{path}.old"))
     try:
         yield temporary
+        if temporary.is_dir() and Path(path).exists():  # a full folder cannot be replaced in one step
+            os.rename(path, aside)
         os.replace(temporary, path)
+        _remove(aside)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def temporary_name(path: str | Path) -> str:
@@ -97,12 +107,8 @@ def remove_orphans(folder: str | Path, pattern: str = ".*.part") -> None:
     """Clear up temporary files and folders below `folder` whose process no longer lives."""
     for path in Path(folder).glob(pattern):
         pid = path.name.split(".")[-2]
-        if not pid.isdigit() or _lives(int(pid)):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        if pid.isdigit() and not _lives(int(pid)):
+            _remove(path)
 
 
 def _lives(pid: int) -> bool:
@@ -115,9 +121,6 @@ def _lives(pid: int) -> bool:
         return False
     except psutil.AccessDenied:
         return True
-
-
-# --- Folders --------------------------------------------------------------------------------------------------------
 
 
 class InUse(ValueError):

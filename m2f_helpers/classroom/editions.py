@@ -48,11 +48,8 @@ class Section:
 def build(out: str | Path, minutes: int = 45, runs: str | Path = "runs", zipped: bool = False) -> dict[str, int]:
     """Make every edition of the five notebooks in one folder, or leave everything as it was.
 
-    Args:
-        out: the folder; an earlier edition in it is replaced, anything else is refused.
-        minutes: of one lesson.
-        runs: where the teacher's notebooks are executed; what an earlier `m2f run` left there is used again.
-        zipped: pack student and teacher editions into a zip file each as well.
+    An earlier edition in `out` is replaced, anything else is refused. `minutes` is the length of a lesson. What
+    `m2f run` left in `runs` is used again. `zipped` packs student and teacher editions as well.
 
     Returns: number of files by part.
     Raises: ValueError or OSError in one sentence; then nothing is left behind.
@@ -68,13 +65,9 @@ def build(out: str | Path, minutes: int = 45, runs: str | Path = "runs", zipped:
     texts = {name: sections(name, notebook) for name, notebook in sources.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     files.remove_orphans(out.parent, f".{out.name}.*.part")
-    work = Path(files.temporary_name(out))
-    try:
+    with files.replacing(out) as work:
         work.mkdir()
         write_all(work, sources, texts, minutes, Path(runs).resolve(), zipped)
-        _replace(out, work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return {part: sum(path.is_file() for path in (out / part).rglob("*")) for part in PARTS}
 
 
@@ -259,12 +252,3 @@ def divide(chosen: Sequence[Section], lessons: int) -> list[list[Section]]:
 
 def _named(part: Sequence[Section]) -> str:
     return "; ".join(f"{section.heading} ({section.minutes} min)" for section in part)
-
-
-def _replace(out: Path, work: Path) -> None:
-    """Put the finished folder in the place of the old one, which goes only when the new one stands."""
-    aside = out.with_name(f".{out.name}.{os.getpid()}.old.part")
-    if out.exists():
-        os.rename(out, aside)
-    os.rename(work, out)
-    shutil.rmtree(aside, ignore_errors=True)

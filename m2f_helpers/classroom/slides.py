@@ -16,24 +16,11 @@ from bs4 import BeautifulSoup
 
 from m2f_helpers import export
 from m2f_helpers.classroom.cells import SOLUTION, asked_in
+from m2f_helpers.resources import resource
 
 TALL = 12  # a code cell with more lines is folded on its slide
 ROOM = 19  # lines of text that a slide holds
 WIDTH = 100  # letters in one of them
-STYLE = """
-.reveal { font-size: 22px; }
-.reveal .slides { text-align: left; }
-.reveal h1, .reveal h2, .reveal h3 { text-transform: none; }
-.reveal h1 { font-size: 2em; }
-.reveal h2 { font-size: 1.5em; }
-.reveal section { max-height: 680px; overflow-y: auto; }
-.reveal section img { display: block; margin: 0 auto; max-width: 100%; max-height: 590px; background: #fff; }
-.reveal pre { width: 100%; padding: .5em; font-size: 15px; background: #f5f7f9; box-shadow: none; }
-.reveal pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-.reveal table { font-size: 15px; }
-.reveal .where { margin: 0 0 .4em; font-size: 16px; color: #57606a; }
-.reveal summary { font-size: 16px; color: #57606a; }
-"""
 FORMULA = re.compile(r"\$\$.*?\$\$", re.S)
 # What is a little too high for its slide becomes smaller; what is still too high can be scrolled.
 FIT = """
@@ -162,10 +149,11 @@ def _aside(section: Any) -> str:
 
 
 def _frame(title: str, slides: str) -> str:
+    style = resource("classroom/texts/slides.css").read_text(encoding="utf-8")
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title} · slides</title>
-<style>{_library("dist/reveal.css")}</style><style>{_library("dist/theme/white.css")}</style><style>{STYLE}</style></head>
+<style>{_library("dist/reveal.css")}</style><style>{_library("dist/theme/white.css")}</style><style>{style}</style></head>
 <body><div class="reveal"><div class="slides">
 {slides}
 </div></div>

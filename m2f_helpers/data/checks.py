@@ -224,9 +224,7 @@ def _never_turned(pairs: list[Pair]) -> Iterator[LabelProblem]:
 def turn_scores(path: Path, label_map: np.ndarray) -> tuple[float, float] | None:
     """How well a label map fits an image that EXIF turns: as people see the image, and as it is stored.
 
-    Args:
-        path: the image file.
-        label_map: any ids `(H, W)` uint8.
+    `label_map` holds any ids, `(H, W)` uint8.
 
     Returns: the strength of the image's edges along the label's borders, in parts of its mean, both ways; None if EXIF
         turns nothing, or if the sizes tell already.

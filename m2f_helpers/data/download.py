@@ -36,9 +36,6 @@ _RETRIES = 5  # broken connections to overcome per address
 _CANDIDATES = 2000  # label maps looked at to choose a subset
 
 
-# --- Getting it --------------------------------------------------------------------------------------------------
-
-
 def get_ade20k(root: str | Path, subset: int | Sequence[int] | None = None, archive: str | Path | None = None) -> Path:
     """Download, check and unpack ADE20K; does only what is missing, and goes on where a download broke off.
 
@@ -167,9 +164,6 @@ def _fetch_rest(url: str, part: Path) -> None:
         raise ConnectionError(f"the connection broke after {_size(part)} of {have + length} bytes")
 
 
-# --- The archive -------------------------------------------------------------------------------------------------
-
-
 def _archive_pairs(archive: zipfile.ZipFile) -> dict[str, list[tuple[str, str]]]:
     """Members (image, label map) per split, after every name was found harmless and the numbers right."""
     names = set()
@@ -227,17 +221,13 @@ def _greedy(classes: dict[tuple[str, str], frozenset[int]], number: int) -> list
 
 
 def _unpack(archive: zipfile.ZipFile, pairs: dict, target: Path, everything: bool) -> None:
-    """Unpack into a folder beside `target`, then rename it: `target` is complete or absent."""
+    """Unpack: `target` is complete or absent."""
     members = [member for split in SPLITS for pair in pairs[split] for member in pair]
     if everything:
         members += [n for n in archive.namelist() if n.startswith(f"{FOLDER}/") and n.count("/") == 1 and n[-1] != "/"]
-    temporary = Path(files.temporary_name(target))
-    try:
+    with files.replacing(target) as temporary:
         for member in tqdm(members, desc="unpacking", unit="file", disable=len(members) < 2000):
             place = temporary / PurePosixPath(member).relative_to(FOLDER)
             place.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(member) as source, place.open("wb") as file:
                 shutil.copyfileobj(source, file)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -67,10 +67,7 @@ def counted_classes(count: int | None, zero_is_other: bool | None = True) -> Pal
 def check_pair(
     image: Path, label: Path, classes: Palette, num_queries: int = 100
 ) -> tuple[dict[int, int], list[LabelProblem]]:
-    """Check one label map against its image.
-
-    Returns: pixels per id on disk in the label map (empty if unreadable), and the problems.
-    """
+    """Check a label map against its image: pixels per id on disk (empty if unreadable), and the problems."""
     try:
         label_map = read_label(label.read_bytes())
     except LabelError as error:
@@ -87,13 +84,9 @@ def check_pair(
 
 
 def read_label(data: bytes) -> np.ndarray:
-    """Decode a label PNG to the numbers that stand in the file, never to colours.
+    """Decode the bytes of a label PNG to the numbers that stand in it, ids as on disk `(H, W)` uint8, never to colours.
 
-    Args:
-        data: the bytes of an 8-bit grey PNG, or of a palette PNG, whose indices are the ids.
-
-    Returns: ids as on disk, `(H, W)` uint8.
-    Raises: LabelError (a ValueError) with the reason for anything else.
+    It has to be 8-bit grey, or a palette PNG, whose indices are the ids. Raises: LabelError with the reason otherwise.
     """
     _check_container(data)
     depth, kind = data[24], data[25]

@@ -43,8 +43,8 @@ class Settings:
 
     def as_json(self) -> dict:
         """For manifest and report; ADE20K's classes by that name."""
-        known = self.classes is ade20k_palette() or self.classes == ade20k_palette()
-        classes = "ADE20K" if known else {entry.name: list(entry.on_disk) for entry in self.classes.classes}
+        classes = {entry.name: list(entry.on_disk) for entry in self.classes.classes}
+        classes = "ADE20K" if self.classes == ade20k_palette() else classes
         return {"size": list(self.size), "mode": self.mode, "classes": classes, "ignored": list(self.classes.ignored)}
 
 
@@ -158,9 +158,6 @@ def failure(job: Job, problems: list[LabelProblem]) -> Result:
 def describe(problem: LabelProblem) -> list[str]:
     """`[file, code, reason]`, as it stands in the report."""
     return ["/".join(problem.path.parts[-3:]), problem.code, problem.message]
-
-
-# --- Processes ---------------------------------------------------------------------------------------------------
 
 
 def start_worker() -> None:

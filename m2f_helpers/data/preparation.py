@@ -36,9 +36,6 @@ _CHUNK = 16  # pairs per message to a worker
 _WORTH_A_POOL = 150  # below so many pairs, starting workers takes longer than the work
 
 
-# --- Manifest ----------------------------------------------------------------------------------------------------
-
-
 def _header(settings: Settings) -> dict:
     return {"version": _VERSION, "settings": settings.as_json()}
 
@@ -70,9 +67,6 @@ def _is_current(job: Job, line: str | None) -> bool:
         if found != [size, modified] and (found[0] != size or zlib.crc32(files.read(path)[0]) != checksum):
             return False
     return True
-
-
-# --- Running -----------------------------------------------------------------------------------------------------
 
 
 def prepare(
@@ -127,7 +121,8 @@ def _prepare(data: DataFolder, dst: Path, settings: Settings, workers: int | Non
             else:
                 lines[result.key] = result.line
                 manifest.write(f"{result.line}\n")  # a run that is killed loses the last few and does them again
-    _remove_outdated(dst, old_keys - lines.keys())
+    for path in (path for key in old_keys - lines.keys() for path in pairs.outputs(dst, key)):
+        Path(path).unlink(missing_ok=True)  # its source is gone or has become bad: nobody shall train on it
     _write_manifest(dst, _header(settings), lines)
     _write_classes(dst, settings.classes)
     report = _report(dst, settings, lines, failures, kept, workers, time.perf_counter() - start)
@@ -168,13 +163,6 @@ def _write_classes(dst: Path, classes: Palette) -> None:
         (dst / CLASSES_FILE).unlink(missing_ok=True)
     else:
         write_classes(dst / CLASSES_FILE, classes)
-
-
-def _remove_outdated(dst: Path, keys: set[str]) -> None:
-    """Outputs whose source is gone or has become bad: nobody shall train on them."""
-    for key in keys:
-        for path in pairs.outputs(dst, key):
-            Path(path).unlink(missing_ok=True)
 
 
 def _choose_workers(todo: int) -> int:
@@ -231,9 +219,6 @@ def _pool(workers: int) -> ProcessPoolExecutor:
             "or pass workers=1"
         ) from None
     return pool
-
-
-# --- Report ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -330,9 +315,6 @@ def _name(label_id: int, classes: Palette) -> str:
     if in_memory != IGNORE:
         return classes.names[in_memory]
     return "other" if label_id == 0 else "ignore"
-
-
-# --- What the notebooks call -------------------------------------------------------------------------------------
 
 
 def prepared_data(

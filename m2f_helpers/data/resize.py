@@ -26,16 +26,10 @@ class Placement:
 
 
 def place(source_size: Sequence[int], size: Sequence[int], mode: str = "stretch") -> Placement:
-    """Plan a resize.
+    """Plan a resize from `source_size` to `size`, both `[H, W]`; ValueError for another mode or a size below 1.
 
-    Args:
-        source_size: `[H, W]` of the source.
-        size: `[H, W]` wanted.
-        mode: `"stretch"` changes the aspect ratio, `"crop"` cuts the longer side at both ends, `"pad"` keeps everything
-            and fills the rest below or to the right.
-
-    Returns: the boxes.
-    Raises: ValueError for another mode or a size below 1.
+    `"stretch"` changes the aspect ratio, `"crop"` cuts the longer side at both ends, `"pad"` keeps everything and fills
+    the rest below or to the right.
     """
     check_size_and_mode(size, mode)
     (src_h, src_w), (height, width) = source_size, size

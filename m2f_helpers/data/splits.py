@@ -33,10 +33,8 @@ def choose_validation(classes: Mapping[str, Set[int]], val: float, groups: Mappi
     First every class that lies in two groups or more gets one of them into validation, the rarest class first; then
     groups are added until the share is reached. A group never takes the last example of a class out of training.
 
-    Args:
-        classes: class ids in each image, by key.
-        val: share of the images, between 0 and 1.
-        groups: group of each key; None makes each image its own.
+    `classes` are the class ids in each image, by key; `val` is the share of the images, between 0 and 1; `groups` is
+    the group of each key, None makes each image its own.
 
     Returns: at least one key, and not all.
     Raises: ValueError if there is only one group.

@@ -38,10 +38,7 @@ def choose_device(device: str | None = None) -> str:
 
 @contextmanager
 def missing_operators_explained() -> Iterator[None]:
-    """Turns torch's error for an operator that a device lacks into a sentence with the way out.
-
-    Raises: ValueError in place of NotImplementedError.
-    """
+    """Turns torch's NotImplementedError for an operator that a device lacks into a ValueError with the way out."""
     try:
         yield
     except NotImplementedError as error:

@@ -124,10 +124,7 @@ def gather(path: Iterable[str] | None = None) -> Machine:
 
 
 def try_imports(modules: Iterable[str] = IMPORTS) -> tuple[dict[str, str], str]:
-    """Import modules one after the other in a child process, up to the first that fails.
-
-    Returns: `{module: error, or ""}` for those tried, and a remark of torch on its device (or "").
-    """
+    """Import modules in a child, up to the first that fails: `{module: error, or ""}`, and torch's device (or "")."""
     wanted, asked = list(modules), time.monotonic()
     if not wanted:
         return {}, ""

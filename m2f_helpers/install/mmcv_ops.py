@@ -100,21 +100,17 @@ class _StandIn(ModuleType):
         return missing
 
 
-class _StandInLoader(importlib.abc.Loader):
+class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Last in line: asked for `mmcv._ext` only when no compiled one was found, and then it makes the stand-in."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        return importlib.machinery.ModuleSpec(fullname, self, origin=__file__) if fullname == EXTENSION else None
+
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         return _StandIn(spec.name, "Stand-in for mmcv's compiled ops, see m2f_helpers.install.mmcv_ops.")
 
     def exec_module(self, module: ModuleType) -> None:
         pass
-
-
-class _StandInFinder(importlib.abc.MetaPathFinder):
-    """Last in line: asked for `mmcv._ext` only when no compiled one was found."""
-
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname != EXTENSION:
-            return None
-        return importlib.machinery.ModuleSpec(fullname, _StandInLoader(), origin=__file__)
 
 
 class _AfterImportFinder(importlib.abc.MetaPathFinder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,6 @@ from m2f_helpers.quiet import one_line
 _JPEG = (".jpg", ".jpeg", ".webp")
 _MOST_COLORS = 254
 _APART = 60  # distance in RGB from which two colours of a JPEG mask are two classes
-
-
-# --- Reading one mask --------------------------------------------------------------------------------------------
 
 
 def open_mask(path: Path) -> Image.Image:
@@ -60,9 +58,6 @@ def color_of(code: int) -> tuple[int, int, int]:
     return (code >> 16, code >> 8 & 255, code & 255)
 
 
-# --- ids ---------------------------------------------------------------------------------------------------------
-
-
 def ids_source(root: Path, why: str, table: Table | None) -> Source:
     """Masks whose numbers are the ids; 255 is ignored."""
     items, notes = _items(root, "ids")
@@ -75,11 +70,10 @@ def ids_source(root: Path, why: str, table: Table | None) -> Source:
 
 
 def _items(root: Path, form: str) -> tuple[list[Item], list[str]]:
-    matches, notes = pairing.match_masks(root)
-    if wrong := next((match for match in matches if "" not in match.masks), None):
-        path = next(iter(wrong.masks.values()))
-        raise ValueError(f"{path} lies in a folder of its own class: use --from binary, not {form}")
-    return [Item(match.key, match.image, match.split, (match.masks[""],)) for match in matches], notes
+    items, notes = pairing.match_masks(root)
+    if wrong := next((item for item in items if "" not in item.shapes), None):
+        raise ValueError(f"{wrong.labels[0]} lies in a folder of its own class: use --from binary, not {form}")
+    return items, notes
 
 
 def _census(items: Iterable[Item], read: Callable[[Path], np.ndarray]) -> tuple[Counter, dict[int, str]]:
@@ -108,14 +102,10 @@ def _unnamed(seen: dict[int, str]) -> list[Category]:
     return [Category(i, "", ignored=i == 255) for i in sorted(seen)]
 
 
-# --- binary ------------------------------------------------------------------------------------------------------
-
-
 def binary_source(root: Path, why: str, table: Table | None) -> Source:
     """Masks of 0 and 255: one an image, or one for each class, of which the smaller wins where they overlap."""
-    matches, notes = pairing.match_masks(root)
-    items = [Item(m.key, m.image, m.split, tuple(m.masks.values()), tuple(m.masks)) for m in matches]
-    names = sorted({name for match in matches for name in match.masks})
+    items, notes = pairing.match_masks(root)
+    names = sorted({name for item in items for name in item.shapes})
     if names == [""]:
         names = table.names if table and len(table.names) == 2 else ["background", "foreground"]
         rows = [Category(0, names[0]), Category(255, names[1])]
@@ -152,9 +142,6 @@ def paint(masks: list[tuple[int, np.ndarray]], size: tuple[int, int]) -> np.ndar
     for value, mask in sorted(masks, key=lambda entry: -entry[1].sum()):
         label_map[mask] = value
     return label_map
-
-
-# --- colours -----------------------------------------------------------------------------------------------------
 
 
 def colors_source(root: Path, why: str, table: Table | None) -> Source:
@@ -210,9 +197,6 @@ def _nearest(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
     return table[distance.argmin(1)][inverse].reshape(codes.shape)
 
 
-# --- Pascal VOC and Cityscapes -----------------------------------------------------------------------------------
-
-
 def voc_source(root: Path, why: str, table: Table | None) -> Source:
     """`JPEGImages` and `SegmentationClass`, 21 classes, 255 = border; `ImageSets/Segmentation` says the split."""
     if table and table.colors:  # CVAT writes this layout with a table of its own
@@ -222,7 +206,7 @@ def voc_source(root: Path, why: str, table: Table | None) -> Source:
         items, notes = _items(root, "voc")
         source = Source("voc", why, items, tables.voc_categories(), lambda item, _: mask_ids(item.labels[0]), notes)
     splits = _image_sets(root)
-    source.items = [Item(i.key, i.image, splits.get(i.image.stem, i.split), i.labels) for i in source.items]
+    source.items = [replace(item, split=splits.get(item.image.stem, item.split)) for item in source.items]
     if splits and (rest := [item.key for item in source.items if item.image.stem not in splits]):
         source.items = [item for item in source.items if item.image.stem in splits]
         source.notes.append(f"{len(rest)} pairs that no list in ImageSets names are left out: {some(rest)}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ from m2f_helpers.data.formats.source import (
     Source,
     find_files,
     key_of,
-    load_json,
     plain,
     some,
     split_of,
@@ -40,19 +41,20 @@ def is_labelme(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
 
-def json_files(root: Path) -> list[Path]:
-    """JSON files at or below `root` that may hold labels."""
+def json_files(root: Path) -> Iterator[tuple[Path, Any]]:
+    """JSON files at or below `root` that may hold labels, with their content; ValueError for one that is none."""
     own = ("classes.json", "convert.json", "report.json")
-    return [root] if root.is_file() else [path for path in find_files(root, (".json",)) if path.name not in own]
-
-
-# --- COCO --------------------------------------------------------------------------------------------------------
+    for path in [root] if root.is_file() else [p for p in find_files(root, (".json",)) if p.name not in own]:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"{path} is not JSON ({error}): export it again") from None
+        yield path, content
 
 
 def coco_source(root: Path, why: str) -> Source:
     """COCO's JSON for one or several splits. Crowds lie below, then the smaller shape wins."""
-    contents = [(path, load_json(path)) for path in json_files(root)]
-    contents = [(path, content) for path, content in contents if is_coco(content)]
+    contents = [(path, content) for path, content in json_files(root) if is_coco(content)]
     if not contents:
         raise ValueError(f"{root}: no JSON with the lists images, annotations and categories")
     folder = root.parent if root.is_file() else root
@@ -227,16 +229,12 @@ def _flat(polygon: Any, where: str) -> list[float]:
     return points.tolist()
 
 
-# --- LabelMe -----------------------------------------------------------------------------------------------------
-
-
 def labelme_source(root: Path, why: str) -> Source:
     """One JSON for each image. Where shapes overlap, the later one wins, as it is drawn."""
     folder = root.parent if root.is_file() else root
     finder = _Finder(folder)
     items, kinds, labels = [], Counter(), set()
-    for path in json_files(root):
-        content = load_json(path)
+    for path, content in json_files(root):
         if not is_labelme(content):
             raise ValueError(f"{path} is no JSON of LabelMe: it has no list of shapes")
         for shape in content["shapes"]:
@@ -283,10 +281,6 @@ def _read_labelme(item: Item, size: tuple[int, int], numbers: dict[str, int]) ->
     return label_map
 
 
-def _polygon(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | None:
-    return polygon_mask([shape.get("points") or []], size, where)
-
-
 def _rectangle(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | None:
     (x0, y0), (x1, y1) = _two_points(shape, where)
     return polygon_mask([[x0, y0, x1, y0, x1, y1, x0, y1]], size, where)
@@ -318,4 +312,5 @@ def _two_points(shape: dict, where: str) -> list[list[float]]:
     return points
 
 
-_AREAS = {"polygon": _polygon, "rectangle": _rectangle, "circle": _circle, "mask": _bitmap}
+_AREAS = {"rectangle": _rectangle, "circle": _circle, "mask": _bitmap}
+_AREAS["polygon"] = lambda shape, size, where: polygon_mask([shape.get("points") or []], size, where)

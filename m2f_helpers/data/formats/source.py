@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -97,14 +96,6 @@ def split_of(parts: Iterable[str]) -> str:
 def plain(name: str) -> str:
     """A name as it is compared: one form of umlauts, no blanks around."""
     return unicodedata.normalize("NFC", str(name).strip())
-
-
-def load_json(path: Path) -> Any:
-    """A JSON file's content. ValueError with the file's name if it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): export it again") from None
 
 
 def some(names: Iterable[Any], count: int = 4) -> str:

@@ -116,46 +116,45 @@ class Profile:
         return min(self.iterations, max(2, ceil(self.max_epochs * images / self.batch_size)))
 
 
-PROFILES: Mapping[str, Profile] = MappingProxyType(
-    {
-        "demo": Profile(
-            name="demo",
-            title="narrow Mask2Former (ResNet-18, 1.1 M parameters) on drawn scenes, minutes on two CPU cores",
-            weights="demo_day",
-            crop_size=(192, 192),
-            scales=(160, 176, 192, 208, 224, 256),
-            max_size=1024,
-            test_size=(192, 768),
-            batch_size=8,
-            learning_rate=1e-3,
-            learning_reason=(
-                "8 images per step in place of 16 on 8 GPUs, and ten times the rate: found by trial, for a small model "
-                "and a short run"
-            ),
-            iterations=110,
-            max_epochs=25,
-            log_interval=5,
-            dropped_steps=MappingProxyType({"PhotoMetricDistortion": "in drawn scenes the colour tells the class"}),
-            model_changes=MappingProxyType(_NARROW),
+_PROFILES = (
+    Profile(
+        name="demo",
+        title="narrow Mask2Former (ResNet-18, 1.1 M parameters) on drawn scenes, minutes on two CPU cores",
+        weights="demo_day",
+        crop_size=(192, 192),
+        scales=(160, 176, 192, 208, 224, 256),
+        max_size=1024,
+        test_size=(192, 768),
+        batch_size=8,
+        learning_rate=1e-3,
+        learning_reason=(
+            "8 images per step in place of 16 on 8 GPUs, and ten times the rate: found by trial, for a small model "
+            "and a short run"
         ),
-        "ade20k": Profile(
-            name="ade20k",
-            title="the published Mask2Former R50 (44.0 M parameters) on ADE20K, a GPU is advised",
-            weights=PUBLISHED,
-            crop_size=(512, 512),
-            scales=tuple(512 * x // 10 for x in range(5, 21)),
-            max_size=2048,
-            test_size=(512, 2048),
-            batch_size=2,
-            learning_rate=1e-4,
-            learning_reason="2 images per step, as many as one GPU holds, at the published rate",
-            iterations=1000,
-            max_epochs=2,
-            max_val=200,
-            log_interval=10,
-        ),
-    }
+        iterations=110,
+        max_epochs=25,
+        log_interval=5,
+        dropped_steps=MappingProxyType({"PhotoMetricDistortion": "in drawn scenes the colour tells the class"}),
+        model_changes=MappingProxyType(_NARROW),
+    ),
+    Profile(
+        name="ade20k",
+        title="the published Mask2Former R50 (44.0 M parameters) on ADE20K, a GPU is advised",
+        weights=PUBLISHED,
+        crop_size=(512, 512),
+        scales=tuple(512 * x // 10 for x in range(5, 21)),
+        max_size=2048,
+        test_size=(512, 2048),
+        batch_size=2,
+        learning_rate=1e-4,
+        learning_reason="2 images per step, as many as one GPU holds, at the published rate",
+        iterations=1000,
+        max_epochs=2,
+        max_val=200,
+        log_interval=10,
+    ),
 )
+PROFILES: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in _PROFILES})
 
 
 def get_profile(name: str | Profile) -> Profile:

@@ -62,49 +62,29 @@ _NARROW = {
 
 @dataclass(frozen=True)
 class Profile:
-    """One set of settings.
+    """One set of settings."""
 
-    Attributes:
-        name: what `PROFILE` in a notebook and `--profile` on the command line say.
-        title: one line for people.
-        published: name of the config in mmseg's own metafile that everything starts from.
-        weights: weights that fine-tuning starts from: `"demo_day"` (in the package) or a name in mmseg's metafile.
-        model_changes: what is different from the published config, `{reason: {dotted key: value}}`.
-        crop_size: training crop, `[H, W]` pixels.
-        scales: shorter side to which a training image is resized before the crop; one is drawn at random, pixels.
-        max_size: largest longer side after that resize, pixels.
-        test_size: `[shorter, longer]` side limit at inference, pixels; the image keeps its aspect ratio. The class
-            map is scaled back and compared with the labels at their full size.
-        batch_size: training images per step and device.
-        learning_rate: of AdamW at the start; a polynomial schedule takes it to 0.
-        learning_reason: why this batch and this rate.
-        iterations: steps of a fine-tune when there is enough data.
-        max_epochs: no more steps than this many passes over the data.
-        max_val: validate on at most this many images; 0 means all.
-        log_interval: steps between two lines of the log file.
-        dropped_steps: steps of the training pipeline that are left out, and why.
-        train_scenes, val_scenes: number of drawn scenes when there is no data set.
-    """
-
-    name: str
-    title: str
-    weights: str
-    crop_size: tuple[int, int]
-    scales: tuple[int, ...]
-    max_size: int
+    name: str  #: what `PROFILE` in a notebook and `--profile` on the command line say
+    title: str  #: one line for people
+    weights: str  #: that fine-tuning starts from: `"demo_day"` (in the package) or a name in mmseg's metafile
+    crop_size: tuple[int, int]  #: training crop, `[H, W]` pixels
+    scales: tuple[int, ...]  #: shorter sides, pixels; one is drawn at random for a training image before the crop
+    max_size: int  #: largest longer side after that resize, pixels
+    #: `[shorter, longer]` side limit at inference, pixels; the aspect ratio stays. The class map is scaled back and
+    #: compared with the labels at their full size.
     test_size: tuple[int, int]
-    batch_size: int
-    learning_rate: float
-    iterations: int
-    max_epochs: int
-    log_interval: int
-    learning_reason: str = ""
-    dropped_steps: Mapping[str, str] = field(default_factory=dict)
-    max_val: int = 0
-    train_scenes: int = 48
-    val_scenes: int = 16
-    published: str = PUBLISHED
-    model_changes: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int  #: training images per step and device
+    learning_rate: float  #: of AdamW at the start; a polynomial schedule takes it to 0
+    iterations: int  #: steps of a fine-tune when there is enough data
+    max_epochs: int  #: no more steps than this many passes over the data
+    log_interval: int  #: steps between two lines of the log file
+    learning_reason: str = ""  #: why this batch and this rate
+    dropped_steps: Mapping[str, str] = field(default_factory=dict)  #: steps of the training pipeline left out, and why
+    max_val: int = 0  #: validate on at most this many images; 0 means all
+    train_scenes: int = 48  #: drawn when there is no data set
+    val_scenes: int = 16  #: likewise
+    published: str = PUBLISHED  #: the config in mmseg's own metafile that everything starts from
+    model_changes: Mapping[str, Any] = field(default_factory=dict)  #: from that one, `{reason: {dotted key: value}}`
 
     def iterations_for(self, images: int) -> int:
         """Steps of a fine-tune on that many images: `iterations`, but at most `max_epochs` passes over the data.

@@ -22,7 +22,6 @@ from m2f_helpers.architecture.measures import (
     ENCODER,
     FORWARD,
     HEAD,
-    IDLE,
     LOSS,
     PAPER,
     PIXEL,
@@ -31,6 +30,7 @@ from m2f_helpers.architecture.measures import (
     PRODUCTS,
     TARGETS,
 )
+from m2f_helpers.architecture.notes import IDLE
 from m2f_helpers.architecture.reference import Evidence
 from m2f_helpers.checkpoints import published
 from m2f_helpers.config import published_config
@@ -526,8 +526,8 @@ CLAIMS = (
           words="anything counted: {0}; other operations: {1}"),
     Claim("published_result", "size",
           "mmseg publishes 47.87 mIoU for its own training of this config; the paper's 47.2 is another training.",
-          47.87, lambda e: published(Path(e.config.filename).stem).miou, source="mmseg's metafile; 47.2: " + PAPER + ", table 3",
-          words="{} in mmseg's metafile"),
+          47.87, lambda e: published(Path(e.config.filename).stem).miou, words="{} in mmseg's metafile",
+          source="mmseg's metafile; 47.2: " + PAPER + ", table 3"),
     # --- config
     Claim("no_resize_to_512", "config",
           "Training resizes the shorter side to 256..1024 at random and crops 512x512; nothing is squeezed.",

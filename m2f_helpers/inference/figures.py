@@ -37,12 +37,7 @@ from m2f_helpers.plotting import (
 BEFORE, AFTER = "#8a949e", "#0072b2"
 
 
-def class_iou(
-    table: pd.DataFrame,
-    before: pd.DataFrame | None = None,
-    *,
-    limit: int = 40,
-) -> Figure:
+def class_iou(table: pd.DataFrame, before: pd.DataFrame | None = None, *, limit: int = 40) -> Figure:
     """IoU of each class that occurs in truth or prediction, by falling share of the pixels; the title has their mean.
 
     Args:

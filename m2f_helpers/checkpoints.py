@@ -1,14 +1,12 @@
 """Weights: where they come from, and reading them without running what is inside. Taught in notebook 04.
 
-A `.pth` file is a pickle, and a pickle can name any function to be called while it is read. Everything here reads with
+A `.pth` file is a pickle, which can name any function to be called while it is read. Everything here reads with
 `weights_only=True`, which refuses all but tensors and plain values. Checkpoints that MMEngine writes hold a little more
-(the loss history), so there is a short list of what may be in a file of others, and a hook that keeps it out of our
-own.
+(the loss history): a short list says what may be in a file of others, and a hook keeps it out of our own.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import re
@@ -47,11 +45,7 @@ def newest_checkpoint(work_dir: str | Path) -> Path:
 def all_checkpoints(work_dir: str | Path) -> list[Path]:
     """The checkpoints in a folder: first the one it stands at (`last_checkpoint`), then those with the most steps."""
     folder, pointer = Path(work_dir), Path(work_dir) / LAST
-    steps = {
-        path: int(match[1])
-        for path in folder.glob("iter_*.pth")
-        if (match := re.fullmatch(r"iter_(\d+)\.pth", path.name))
-    }
+    steps = {path: int(path.stem[5:]) for path in folder.glob("iter_*.pth") if path.stem[5:].isdecimal()}
     text = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
     last = Path(text.replace("\\", "/")).name  # the folder may have been moved since
     return sorted(steps, key=lambda path: (path.name == last, steps[path]), reverse=True)
@@ -81,8 +75,7 @@ class Published:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_state` did: names of the tensors that were loaded, not in the file, not in the model, of another
-    shape."""
+    """What `load_state` did: names of tensors loaded, not in the file, not in the model, of another shape."""
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
@@ -96,10 +89,10 @@ class LoadReport:
         parts = [f"{name} {_shape(old)} -> {_shape(new)}" for name, (old, new) in self.reshaped.items()]
         if parts and all(".cls_embed." in name for name in self.reshaped):
             parts[-1] += " (the class layer starts new)"
-        if self.missing:
-            parts.append(f"{len(self.missing)} not in the file ({_few(self.missing)})")
-        if self.unexpected:
-            parts.append(f"{len(self.unexpected)} only in the file ({_few(self.unexpected)})")
+        for names, where in ((self.missing, "not in the file"), (self.unexpected, "only in the file")):
+            if names:
+                few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+                parts.append(f"{len(names)} {where} ({few})")
         rest = f"; not loaded: {'; '.join(parts)}" if parts else ""
         return f"loaded {len(self.loaded)} of {total} tensors{rest}"
 
@@ -125,10 +118,8 @@ def published(name: str) -> Published:
     models = load_file(METAFILE)["Models"]
     for entry in models:
         if entry["Name"] == name:
-            url = entry["Weights"]
-            file_name = url.rsplit("/", 1)[1]
-            miou = entry["Results"]["Metrics"]["mIoU"]
-            config = CONFIGS.parent / entry["Config"]
+            url, config = entry["Weights"], CONFIGS.parent / entry["Config"]
+            file_name, miou = url.rsplit("/", 1)[1], entry["Results"]["Metrics"]["mIoU"]
             return Published(name, config, url, file_name, _hash_in(file_name), miou)
     known = ", ".join(sorted(entry["Name"] for entry in models))
     raise ValueError(f"mmseg's metafile has no {name!r}; it has {known}")
@@ -143,7 +134,6 @@ def fetch(name: str, folder: str | Path | None = None) -> Path:
         name: config name in mmseg's metafile.
         folder: where to keep the file; None means the user's cache folder.
 
-    Returns: path of a verified file.
     Raises: ConnectionError with what to do if there is no network; ValueError if the hash does not fit.
     """
     import pooch
@@ -156,13 +146,12 @@ def fetch(name: str, folder: str | Path | None = None) -> Path:
         raise FileNotFoundError(f"{ADDRESS_VARIABLE}={source}: no such file; give a file, an address, or unset it")
     folder = Path(folder) if folder else Path(pooch.os_cache("m2f"))
     kept = folder / entry.file_name
-    if kept.is_file() and _sha256(kept).startswith(entry.sha256):
+    if kept.is_file() and pooch.file_hash(str(kept)).startswith(entry.sha256):
         return kept
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{entry.file_name}.part"
     try:
-        downloader = pooch.HTTPDownloader(progressbar=True, timeout=30)
-        downloader(source, str(part), None)
+        pooch.HTTPDownloader(progressbar=True, timeout=30)(source, str(part), None)
     except Exception as error:
         part.unlink(missing_ok=True)
         raise ConnectionError(
@@ -185,20 +174,10 @@ def demo_weights() -> Path:
 
 
 def start_weights(choice: str | Path, name: str) -> Path | None:
-    """The file that a fine-tune starts from.
-
-    Args:
-        choice: a file, `"random"`, or empty for the profile's own.
-        name: the profile's `weights`: the shipped ones, or a config in mmseg's metafile (fetched when they are not
-            there).
-
-    Returns: path of a file; None for random weights.
-    """
+    """The file that a fine-tune starts from: `choice`, None if that is `"random"`, or `profile_weights` if empty."""
     if choice == "random":
         return None
-    if choice:
-        return Path(choice)
-    return profile_weights(name)
+    return Path(choice) if choice else profile_weights(name)
 
 
 def profile_weights(name: str) -> Path:
@@ -207,10 +186,7 @@ def profile_weights(name: str) -> Path:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint; nothing in it is executed.
-
-    Args:
-        path: a file that `torch.save` or MMEngine wrote.
+    """Read a checkpoint that `torch.save`, MMEngine or safetensors wrote; nothing in it is executed.
 
     Returns: its content, with the weights under `"state_dict"` and information under `"meta"`.
     Raises: FileNotFoundError; ValueError if the file is damaged, holds no weights, or wants to do more than store
@@ -224,9 +200,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         start = file.read(512)
     if what := _what_it_is(path, start):
         raise ValueError(f"{path} {what}")
-    if _is_safetensors(path, start):
-        return _with_state_dict(_read_safetensors(path), path)
-    return _with_state_dict(_read_pickle(path), path)
+    # safetensors: the length of the header, 8 bytes, then the header, which is JSON
+    header = start[8:10] == b'{"' and int.from_bytes(start[:8], "little") < 1 << 27
+    read = _read_safetensors if path.suffix == ".safetensors" or header else _read_pickle
+    return _with_state_dict(read(path), path)
 
 
 def _read_pickle(path: Path) -> Any:
@@ -257,11 +234,6 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is a damaged safetensors file ({one_line(error)}): {_AGAIN}") from None
-
-
-def _is_safetensors(path: Path, start: bytes) -> bool:
-    """The file starts with the length of its header, 8 bytes, and the header is JSON."""
-    return path.suffix == ".safetensors" or start[8:10] == b'{"' and int.from_bytes(start[:8], "little") < 1 << 27
 
 
 def _what_it_is(path: Path, start: bytes) -> str:
@@ -297,33 +269,13 @@ def load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> Loa
     own = model.state_dict()
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     fitting = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
-    reshaped = {
-        name: (tuple(state[name].shape), tuple(own[name].shape))
-        for name in own
-        if name in state and name not in fitting
-    }
-    report = LoadReport(
-        tuple(fitting),
-        tuple(name for name in own if name not in state),
-        tuple(name for name in state if name not in own),
-        reshaped,
-    )
     if not fitting:
         raise ValueError("none of the file's tensors fits the model: these are weights of another model")
     model.load_state_dict(fitting, strict=False)
-    return report
-
-
-def load_weights(model: torch.nn.Module, path: str | Path) -> LoadReport:
-    """Load a checkpoint file into a model, and say in words what was not loaded.
-
-    Args:
-        model: any; only tensors of equal name and shape are copied (a head for other classes keeps its start values).
-        path: checkpoint file; nothing in it is executed.
-
-    Returns: the report, `report.text` in one sentence.
-    """
-    return load_state(model, read_checkpoint(path)["state_dict"])
+    others = [name for name in own if name in state and name not in fitting]
+    reshaped = {name: (tuple(state[name].shape), tuple(own[name].shape)) for name in others}
+    missing, unexpected = (tuple(n for n in a if n not in b) for a, b in ((own, state), (state, own)))
+    return LoadReport(tuple(fitting), missing, unexpected, reshaped)
 
 
 def clean(checkpoint: dict[str, Any]) -> None:
@@ -332,14 +284,10 @@ def clean(checkpoint: dict[str, Any]) -> None:
     The smoothed loss history goes (a resumed run starts a new one); numpy numbers become Python numbers.
     """
     hub = checkpoint.get("message_hub", {})
+    info, keys = hub.get("runtime_info", {}), hub.get("resumed_keys", {})
     hub["log_scalars"] = {}
-    hub["resumed_keys"] = {
-        key: value for key, value in hub.get("resumed_keys", {}).items() if key in hub.get("runtime_info", {})
-    }
-    hub["runtime_info"] = {
-        key: value.item() if isinstance(value, np.generic) else value
-        for key, value in hub.get("runtime_info", {}).items()
-    }
+    hub["resumed_keys"] = {key: value for key, value in keys.items() if key in info}
+    hub["runtime_info"] = {key: value.item() if isinstance(value, np.generic) else value for key, value in info.items()}
 
 
 class CleanCheckpointHook(Hook):
@@ -360,16 +308,14 @@ def save_atomically(content: Any, path: str | Path) -> Path:
 
 
 def _refusing_getattr(owner: Any, name: str) -> Callable:
-    """Stands for `getattr` in MMEngine's files: HistoryBuffer pickles four of its own methods that way, nothing else
-    may."""
+    """Stands for `getattr` in MMEngine's files: HistoryBuffer pickles four of its own methods that way, and only it."""
     if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(f"refused getattr({owner!r}, {name!r})")
 
 
 def _allowed() -> list:
-    """What a checkpoint of others may hold beyond tensors; with names of numpy 1 and 2. See the module's first
-    lines."""
+    """What a checkpoint of others may hold beyond tensors; with names of numpy 1 and 2."""
     core = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
     allowed = [HistoryBuffer, np.ndarray, np.dtype]
     for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
@@ -393,21 +339,15 @@ def _with_state_dict(content: Any, path: Path) -> dict[str, Any]:
 
 
 def _verified(path: Path, entry: Published) -> Path:
-    found = _sha256(path)
+    import pooch
+
+    found = pooch.file_hash(str(path))
     if not found.startswith(entry.sha256):
         raise ValueError(
             f"{path}: its SHA-256 starts with {found[:8]}, the file name promises {entry.sha256}: "
             "damaged or another file; delete it and fetch again"
         )
     return path
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _hash_in(file_name: str) -> str:
@@ -419,7 +359,3 @@ def _hash_in(file_name: str) -> str:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

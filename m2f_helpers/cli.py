@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from m2f_helpers.quiet import one_line
+from m2f_helpers.quiet import one_line, quiet
 
 _FORMATS = "auto, ids, coco, voc, cityscapes, labelme, colors, binary"
 
@@ -71,8 +75,6 @@ def quietly(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(*args: Any, **options: Any) -> None:
-        from m2f_helpers.quiet import quiet
-
         quiet()
         command(*args, **options)
 
@@ -109,19 +111,11 @@ def check(data: Path | None, classes: int | None, zero_is_other: bool | None, li
 
         sys.exit(environment.main())
     from m2f_helpers.data.checks import check_data
-
-    report = check_data(data, _counted(classes, zero_is_other), limit)
-    click.echo(report)
-    sys.exit(report.errors > 0)
-
-
-def _counted(classes: int | None, zero_is_other: bool | None) -> Any:
-    """The classes that the options of `check` and `prepare` describe; None if there are no such options."""
     from m2f_helpers.data.labels import counted_classes
 
-    if classes is None and zero_is_other is None:
-        return None
-    return counted_classes(150 if classes is None else classes, zero_is_other is not False)
+    report = check_data(data, counted_classes(classes, zero_is_other), limit)
+    click.echo(report)
+    sys.exit(report.errors > 0)
 
 
 @main.command()
@@ -207,11 +201,7 @@ def grade(folder, out, minutes, cell_seconds, memory, jobs) -> None:
 @click.option("--platform", "platforms", multiple=True, required=True, help="linux, macos or windows; may be repeated.")
 @click.option("--wheel", type=click.Path(path_type=Path), help="This project's wheel.  [default: built here]")
 @click.option("--torch-from", help="Index or folder with a CPU build of torch; plain pip takes CUDA's on Linux.")
-@click.option(
-    "--pages",
-    type=click.Path(path_type=Path),
-    help="Executed notebooks; their pages, with solutions, come along.",
-)
+@click.option("--pages", type=click.Path(path_type=Path), help="Executed notebooks: their pages, with solutions, too.")
 def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
     """Gather in OUT all that laptops need to install and run the tutorial without network or administrator.
 
@@ -234,8 +224,6 @@ def kit(out, pythons, platforms, wheel, torch_from, pages) -> None:
 @quietly
 def evaluate(checkpoint, data, profile, config, limit, target, device) -> None:
     """Judge a model on the validation images of a data folder: mIoU, every class, the most frequent mistakes."""
-    import json
-
     from m2f_helpers import files
     from m2f_helpers.inference import evaluation, models
 
@@ -248,9 +236,7 @@ def evaluate(checkpoint, data, profile, config, limit, target, device) -> None:
 
 @main.command()
 @click.argument("name", default="mask2former_r50_8xb2-160k_ade20k-512x512")
-@click.option(
-    "--out", type=click.Path(file_okay=False), help="Folder to keep the file in.  [default: your cache folder]"
-)
+@click.option("--out", type=click.Path(file_okay=False), help="Folder for the file.  [default: your cache folder]")
 @quietly
 def fetch(name: str, out: str | None) -> None:
     """Download published weights, verified by the hash in their file name.
@@ -316,9 +302,6 @@ def lab(folder: Path, options: tuple[str, ...]) -> None:
 
     Copies that are there already stay as they are. OPTIONS go to JupyterLab, for instance --port 9000.
     """
-    import os
-    import subprocess
-
     from m2f_helpers import execution
 
     copied = execution.copy_notebooks(folder)
@@ -338,8 +321,9 @@ def lab(folder: Path, options: tuple[str, ...]) -> None:
 def prepare(src, dst, size, mode, workers, classes, zero_is_other) -> None:
     """Resize the data set SRC into DST. A second run does only what is missing or changed."""
     from m2f_helpers.data import preparation
+    from m2f_helpers.data.labels import counted_classes
 
-    report = preparation.prepare(src, dst, list(size), mode, workers, _counted(classes, zero_is_other))
+    report = preparation.prepare(src, dst, list(size), mode, workers, counted_classes(classes, zero_is_other))
     click.echo(report)
     sys.exit(not report.ok)
 
@@ -352,8 +336,6 @@ def prepare(src, dst, size, mode, workers, classes, zero_is_other) -> None:
 @quietly
 def pretrain(work: str, out: str, iterations: int, device: str | None) -> None:
     """Make the demo's weights again: train from nothing on day scenes. Stopped runs go on where they were."""
-    from dataclasses import replace
-
     from m2f_helpers.finetune import pretraining
 
     recipe = replace(pretraining.Recipe(), iterations=iterations) if iterations else pretraining.Recipe()
@@ -391,9 +373,7 @@ def run(notebooks: tuple[str, ...], profile: str, data: Path | None, out: Path, 
 @click.option("--val", default=16, show_default=True, help="Number of validation pairs.")
 @click.option("--domain", type=click.Choice(["day", "dusk"]), default="day", show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option(
-    "--size", nargs=2, type=int, default=None, help="Height and width; without it, sizes vary from 300 to 800."
-)
+@click.option("--size", nargs=2, type=int, help="Height and width; without it, sizes vary from 300 to 800.")
 def scenes(folder: str, train: int, val: int, domain: str, seed: int, size: tuple[int, int] | None) -> None:
     """Draw a data set in ADE20K's layout into FOLDER, without any download."""
     from m2f_helpers.data.scenes.dataset import make_scenes
@@ -426,7 +406,3 @@ def train(profile, data, classes, out, crop, batch_size, **options) -> None:
     result = finetune(profile, data, out, classes=names, **sizes, **options)
     if result is not None:
         click.echo(f"{result.loaded}\nmIoU {result.miou:.3f}  {result.checkpoint}")
-
-
-if __name__ == "__main__":
-    main()

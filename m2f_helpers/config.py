@@ -2,8 +2,8 @@
 
 `Config.fromfile` expands variables while it reads the file: `cfg.data_root` and
 `cfg.train_dataloader.dataset.data_root` are two separate values afterwards, and the Runner reads only the second. Every
-function here does the whole job of one wish ("other data", "fewer iterations") at the places that count, on a copy, and
-says what it changed and why.
+edit here does the whole job of one wish ("fewer iterations") at the places that count, on a copy, and says what it
+changed and why. Its `source` is a config or what another edit returned.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def as_config(source: Source, trust: bool = False) -> Config:
         source: a path is read by `config_files.read`, which refuses a file that does more than assign values ...
         trust: ... unless this is True.
 
-    Returns: the very config that was given, not a copy.
+    Returns: the very config that was given, no copy.
     Raises: FileNotFoundError or ValueError naming the file, if it is not the config of a segmentation model.
     """
     if isinstance(source, (str, Path)):
@@ -105,13 +105,10 @@ def as_config(source: Source, trust: bool = False) -> Config:
 
 
 def build_model(source: Source, seed: int | None = 0) -> Any:
-    """The config's model on the CPU, without any download: SyncBN becomes plain batch norm, as the Runner does on one
-    device.
+    """The config's model on the CPU, without any download; SyncBN becomes batch norm, as the Runner does on one device.
 
-    Args:
-        source: config of a segmentation model; stays unchanged.
-        seed: of the random start weights, the same seed giving the same ones; None leaves them as they come, for a
-            model whose weights will be loaded. torch's global generator is put back afterwards.
+    `seed` is that of the random start weights; None leaves them as they come, for a model whose weights will be loaded.
+    torch's global generator is put back afterwards.
     """
     model_config = copy.deepcopy(as_config(source).model)
     model_config.pretrained = None
@@ -130,14 +127,7 @@ def build_model(source: Source, seed: int | None = 0) -> Any:
 
 
 def base_config(profile: str | Profile = "demo") -> Config:
-    """The profile's whole config: model, data pipelines, optimiser, schedule.
-
-    Args:
-        profile: `"demo"`, `"ade20k"`, or a `Profile`.
-
-    Returns: a config that `Runner.from_cfg` takes once it has data (`set_data`) and an output folder.
-    Raises: ValueError for an unknown profile.
-    """
+    """The profile's whole config, which `Runner.from_cfg` takes once it has data (`set_data`) and an output folder."""
     return profile_edits(profile).cfg
 
 
@@ -174,8 +164,6 @@ def finetune_edits(
         iterations: optimiser steps; 0 takes the profile's number, fitted to the number of images.
         crop_size: `[H, W]` of the training crop, pixels; empty takes the profile's.
         classes: names in place of the folder's, see `named_classes`.
-
-    Returns: the edited config, ready for `training.train`.
     """
     profile, found = get_profile(profile), read_data(data)
     palette = named_classes(found, classes) if classes else None
@@ -221,20 +209,15 @@ def published_config(profile: str | Profile = "ade20k") -> Config:
 
 def remove_dead_keys(source: Source) -> Edited:
     """Take away the file's variables that nothing reads any more, so that nobody can edit them in vain."""
-    edited = _start(source)
-    changes = []
-    for key in DEAD_KEYS:
-        if key in edited.cfg:
-            before = edited.cfg._cfg_dict.pop(key)
-            changes.append(Change(key, plain(before), MISSING, "dead variable: the Runner does not read it"))
-    return Edited(edited.cfg, edited.changes + tuple(changes))
+    edited, why = _start(source), "dead variable: the Runner does not read it"
+    gone = [Change(key, plain(edited.cfg._cfg_dict.pop(key)), MISSING, why) for key in DEAD_KEYS if key in edited.cfg]
+    return Edited(edited.cfg, (*edited.changes, *gone))
 
 
 def set_data(source: Source, root: str | Path, max_val: int = 0, classes: Palette | None = None) -> Edited:
     """Point training, validation and test at a folder of images and label maps, and the model at its classes.
 
     Args:
-        source: config, or what another edit returned.
         root: folder that `layout.read_data` can read.
         max_val: use at most this many images for validation and test; 0 means all.
         classes: None takes the ones that `set_classes` gave before, else the folder's.
@@ -242,8 +225,7 @@ def set_data(source: Source, root: str | Path, max_val: int = 0, classes: Palett
     Returns: the edited config; another number of classes than before makes the class layer start at random.
     Raises: FileNotFoundError if the folder is not there or has no such layout; ValueError if a split has no pair.
     """
-    found = read_data(root).need()
-    edited = _start(source)
+    found, edited = read_data(root).need(), _start(source)
     values: dict[str, Any] = {}
     readers: dict[str, Any] = {"custom_imports": {"imports": IMPORTS, "allow_failed_imports": True}}
     for loader in LOADERS:
@@ -265,21 +247,18 @@ def set_data(source: Source, root: str | Path, max_val: int = 0, classes: Palett
     return _set_palette(edited, found.classes if classes is None else classes)
 
 
-def _set_palette(source: Source, palette: Palette, reduce_zero_label: bool | None = None) -> Edited:
+def _set_palette(source: Source, palette: Palette) -> Edited:
     """Classes into head, loss and data sets: ADE20K's, which need no words, or one's own."""
-    edited, values, count = _inherit_zero_label(source), {}, len(palette)
-    of_ade20k = palette is ade20k_palette()
-    zero = of_ade20k if reduce_zero_label is None else reduce_zero_label
-    edited = _apply(edited, {f"{key}.reduce_zero_label": zero for key in _DATASETS}, LABEL_ZERO)
-    values["model.decode_head.num_classes"] = count
-    values["model.decode_head.loss_cls.class_weight"] = [1.0] * count + [0.1]
+    count, of_ade20k = len(palette), palette is ade20k_palette()
+    zero = {f"{key}.reduce_zero_label": of_ade20k for key in _DATASETS}
+    edited = _apply(_inherit_zero_label(source), zero, LABEL_ZERO)
+    head = "model.decode_head"
+    values: dict[str, Any] = {f"{head}.num_classes": count, f"{head}.loss_cls.class_weight": [1.0] * count + [0.1]}
     for key in _DATASETS:
         if not of_ade20k or get_value(edited.cfg, f"{key}.metainfo", None):
             values[f"{key}.metainfo"] = None if of_ade20k else palette.meta
         if get_value(edited.cfg, f"{key}.type") != PairDataset.__name__:
             values[f"{key}.type"] = "BaseSegDataset"
-        elif reduce_zero_label:
-            values |= {f"{key}.on_disk": None, f"{key}.ignored": []}
         elif not of_ade20k or get_value(edited.cfg, f"{key}.on_disk", None):
             on_disk = None if of_ade20k else [list(entry.on_disk) for entry in palette.classes]
             values |= {f"{key}.on_disk": on_disk, f"{key}.ignored": [] if of_ade20k else list(palette.ignored)}
@@ -294,89 +273,68 @@ def mmseg_names(steps: Any) -> Any:
 
 def _inherit_zero_label(source: Source) -> Edited:
     """Let every pipeline take from the data set what 0 means on disk, so that the two cannot disagree."""
-    edited = _start(source)
-    keys = [_step(edited.cfg, pipeline, "LoadAnnotations", needed=False) for pipeline in PIPELINES]
-    values = {f"{key}.reduce_zero_label": None for key in keys if key}
-    return _apply(edited, values, LABEL_ZERO)
+    keys = [_step(as_config(source), pipeline, "LoadAnnotations", needed=False) for pipeline in PIPELINES]
+    return _apply(source, {f"{key}.reduce_zero_label": None for key in keys if key}, LABEL_ZERO)
 
 
 def set_crop(
     source: Source, size: Sequence[int], scales: Sequence[int] | None = None, max_size: int | None = None
 ) -> Edited:
-    """Train on crops of another size.
+    """Train on crops of another size: the crop, the padding in the data preprocessor, and the resize before the crop.
 
     Args:
-        source: config, or what another edit returned.
         size: `[H, W]`, pixels.
         scales: shorter sides, one of which is drawn at random before the crop; None scales the ones there along.
         max_size: largest longer side after that resize; None keeps it.
 
-    Returns: the edited config: the crop, the padding in the data preprocessor, and the resize before the crop.
     Raises: ValueError unless the size is two whole numbers of at least 32.
     """
     if len(size) != 2 or not all(isinstance(n, int) and n >= 32 for n in size):
         raise ValueError(f"expected a crop size [H, W] of whole numbers of at least 32 pixels, got {size}")
-    edited = _start(source)
-    values: dict[str, Any] = {"model.data_preprocessor.size": tuple(size)}
-    pipeline = "train_dataloader.dataset.pipeline"
-    crop = _step(edited.cfg, pipeline, "RandomCrop")
-    before = min(get_value(edited.cfg, f"{crop}.crop_size"))
-    values[f"{crop}.crop_size"] = tuple(size)
-    resize = _step(edited.cfg, pipeline, "RandomChoiceResize", needed=False)
-    if resize is not None:
-        old = get_value(edited.cfg, f"{resize}.scales")
+    cfg = as_config(source)
+    crop = _step(cfg, PIPELINES[0], "RandomCrop")
+    before = min(get_value(cfg, f"{crop}.crop_size"))
+    values: dict[str, Any] = {"model.data_preprocessor.size": tuple(size), f"{crop}.crop_size": tuple(size)}
+    if resize := _step(cfg, PIPELINES[0], "RandomChoiceResize", needed=False):
+        old = get_value(cfg, f"{resize}.scales")
         values[f"{resize}.scales"] = list(scales) if scales else [max(1, s * min(size) // before) for s in old]
         if max_size:
             values[f"{resize}.max_size"] = max_size
     why = f"image size: {size[0]} x {size[1]} pixels in training; what a step costs grows with the pixels"
-    return _apply(edited, values, why)
+    return _apply(source, values, why)
 
 
 def drop_step(source: Source, kind: str, reason: str = "") -> Edited:
-    """Leave a step out of the training pipeline, for example `"PhotoMetricDistortion"` or `"RandomFlip"`.
-
-    Args:
-        source: config, or what another edit returned.
-        kind: type of the step.
-        reason: why, for `finetune.differences`; may be empty.
+    """Leave a step out of the training pipeline, for example `"RandomFlip"`; `reason` is for `finetune.differences`.
 
     Raises: ValueError if the pipeline has no such step.
     """
-    edited = _start(source)
-    key = "train_dataloader.dataset.pipeline"
-    steps = get_value(edited.cfg, key)
+    key = PIPELINES[0]
+    steps = get_value(as_config(source), key)
     kept = [step for step in steps if step["type"] != kind]
     if len(kept) == len(steps):
         raise ValueError(f"{key} has no {kind} step; it has {', '.join(step['type'] for step in steps)}")
-    return _apply(edited, {key: kept}, f"augmentation: no {kind}" + (f", because {reason}" if reason else ""))
+    return _apply(source, {key: kept}, f"augmentation: no {kind}" + (f", because {reason}" if reason else ""))
 
 
 def set_test_size(source: Source, size: Sequence[int]) -> Edited:
-    """Resize images at validation, test and inference.
+    """Resize images at validation, test and inference to at most `[shorter, longer]` pixels; the aspect ratio stays.
 
-    Args:
-        source: config, or what another edit returned.
-        size: `[shorter, longer]` side limit, pixels; the aspect ratio stays.
-
-    Returns: the edited config. `test_pipeline`, which mmseg's `inference_model` reads, follows.
+    `test_pipeline`, which mmseg's `inference_model` reads, follows.
     """
-    edited = _start(source)
-    values = {}
-    for pipeline in ("val_dataloader.dataset.pipeline", "test_dataloader.dataset.pipeline", "test_pipeline"):
-        values[_step(edited.cfg, pipeline, "Resize") + ".scale"] = (size[1], size[0])
-    return _apply(edited, values, f"image size: shorter side {size[0]} pixels at inference; labels keep their size")
+    steps = [_step(as_config(source), pipeline, "Resize") for pipeline in PIPELINES[1:]]
+    values = {f"{step}.scale": (size[1], size[0]) for step in steps}
+    return _apply(source, values, f"image size: shorter side {size[0]} pixels at inference; labels keep their size")
 
 
 def set_batch(source: Source, batch_size: int, learning_rate: float | None = None, reason: str = "") -> Edited:
     """Change the number of training images per step and device, and with it the learning rate.
 
     Args:
-        source: config, or what another edit returned.
         batch_size: at least 1.
         learning_rate: at the start of the schedule; None keeps it.
-        reason: why these values; empty if that is your secret.
+        reason: why these values, for `finetune.differences`; may be empty.
 
-    Returns: the edited config.
     Raises: ValueError for a batch below 1 or a learning rate outside (0, 1).
     """
     if batch_size < 1:
@@ -392,27 +350,24 @@ def set_batch(source: Source, batch_size: int, learning_rate: float | None = Non
 def set_schedule(
     source: Source, iterations: int, val_interval: int | None = None, log_interval: int | None = None
 ) -> Edited:
-    """Train for another number of steps; the learning rate reaches its end exactly then.
+    """Train for another number of steps: loop, every scheduler's end, validation, checkpoints, log lines.
 
     Args:
-        source: config, or what another edit returned.
         iterations: optimiser steps, at least 1.
         val_interval: steps between two validations; None means once, at the end.
         log_interval: steps between two log lines; None means about twenty lines in all.
 
-    Returns: the edited config: loop, every scheduler's end, validation, checkpoints, log lines.
     Raises: ValueError for less than one step.
     """
     if iterations < 1:
         raise ValueError(f"expected at least one iteration, got {iterations}")
-    edited = _start(source)
     interval = val_interval or iterations
     upkeep: dict[str, Any] = {
         "default_hooks.checkpoint.interval": min(interval, max(25, iterations // 4)),
         "default_hooks.checkpoint.max_keep_ckpts": 2,
         "default_hooks.logger.interval": log_interval or max(1, iterations // 20),
     }
-    edited = _apply(edited, upkeep, "upkeep: checkpoints and log lines often enough for a run of this length")
+    edited = _apply(source, upkeep, "upkeep: checkpoints and log lines often enough for a run of this length")
     values: dict[str, Any] = {"train_cfg.max_iters": iterations, "train_cfg.val_interval": interval}
     schedulers = get_value(edited.cfg, "param_scheduler")
     old_end = max(scheduler.get("end", 0) for scheduler in schedulers)
@@ -424,30 +379,23 @@ def set_schedule(
     return _apply(edited, values, why)
 
 
-def set_classes(
-    source: Source,
-    classes: Sequence[str],
-    palette: Sequence[Sequence[int]] | None = None,
-    reduce_zero_label: bool = False,
-) -> Edited:
+def set_classes(source: Source, classes: Sequence[str], palette: Sequence[Sequence[int]] | None = None) -> Edited:
     """Train on classes of your own: head, loss weights, data set, names and colours.
 
     Args:
-        source: config, or what another edit returned.
         classes: names in the order of their ids, which start at 0 in memory; 255 is ignored.
         palette: one RGB colour 0..255 per class; None takes colours that the eye tells apart.
-        reduce_zero_label: True if 0 on disk means "no label" and the first class is 1 there, as in ADE20K.
 
     Returns: the edited config. The class layer of loaded weights does not fit any more and starts at random.
     Raises: ValueError for a single string, less than two names, a name that is there twice, or a palette that does not
         fit (`palette.own_palette`).
     """
-    edited = _start(source)
-    kept = None if reduce_zero_label else get_value(edited.cfg, "train_dataloader.dataset.on_disk", None)
-    ignored = get_value(edited.cfg, "train_dataloader.dataset.ignored", ())
+    cfg = as_config(source)
+    kept = get_value(cfg, "train_dataloader.dataset.on_disk", None)
     if kept and len(kept) == len(classes):  # other names for the classes of the folder
-        return _set_palette(edited, own_palette(classes, palette, kept, ignored), False)
-    return _set_palette(edited, own_palette(classes, palette), reduce_zero_label)
+        ignored = get_value(cfg, "train_dataloader.dataset.ignored", ())
+        return _set_palette(source, own_palette(classes, palette, kept, ignored))
+    return _set_palette(source, own_palette(classes, palette))
 
 
 def class_names(cfg: Config) -> list[str]:
@@ -459,13 +407,10 @@ def set_workers(source: Source, workers: int) -> Edited:
     """Number of processes that load images, for all three data loaders; 0 loads in the main process."""
     if workers < 0:
         raise ValueError(f"expected a number of workers of at least 0, got {workers}")
-    values = {}
-    for loader in LOADERS:
-        values[f"{loader}.num_workers"] = workers
-        values[f"{loader}.persistent_workers"] = workers > 0
-    return _apply(
-        source, values, "upkeep: images are loaded here, because starting workers takes longer than a short run gains"
-    )
+    values = {f"{loader}.num_workers": workers for loader in LOADERS}
+    values |= {f"{loader}.persistent_workers": workers > 0 for loader in LOADERS}
+    why = "upkeep: images are loaded here, because starting workers takes longer than a short run gains"
+    return _apply(source, values, why)
 
 
 def set_weights(source: Source, path: str | Path | None) -> Edited:
@@ -505,9 +450,8 @@ def get_value(cfg: Config, key: str, default: Any = KeyError) -> Any:
             node = node[int(part)] if isinstance(node, (list, tuple)) else dict.__getitem__(node, part)
         except (KeyError, IndexError, TypeError):
             if default is KeyError:
-                raise ValueError(
-                    f"the config has no {key}; it is not the config of a Mask2Former in mmsegmentation"
-                ) from None
+                said = f"the config has no {key}; it is not the config of a Mask2Former in mmsegmentation"
+                raise ValueError(said) from None
             return default
     return node
 
@@ -527,6 +471,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(plain(item) for item in value)
     return value
+
+
+def comparable(value: Any) -> Any:
+    """As `plain`, with lists for tuples: a config that was written and read has lost the difference."""
+    if isinstance(value, dict):
+        return {key: comparable(dict.__getitem__(value, key)) for key in value}
+    return [comparable(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _step(cfg: Config, pipeline: str, kind: str, needed: bool = True) -> str | None:

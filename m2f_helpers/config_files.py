@@ -60,6 +60,12 @@ def parse(text: str, source: str | Path) -> Config:
     return _checked(_parse(lambda: Config.fromstring(text, ".py"), source), source, False)
 
 
+def carried(content: dict[str, Any], source: str | Path) -> Config | None:
+    """The config in the content of a checkpoint that MMEngine wrote; None if there is none."""
+    text = content.get("meta", {}).get("cfg")
+    return parse(text, source) if isinstance(text, str) and text.strip() else None
+
+
 def check_file(path: Path, seen: frozenset[Path] = frozenset()) -> None:
     """Raise a ValueError if the file, or one that it builds on, does more than assign values."""
     try:
@@ -86,7 +92,11 @@ def check_text(text: str, source: str | Path) -> list[str]:
     bases: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "_base_" for target in node.targets):
-            bases += _base_names(node, source)
+            try:
+                names = ast.literal_eval(node.value)
+            except ValueError:
+                raise _refused(source, node.lineno, "works out the names in _base_") from None
+            bases += [names] if isinstance(names, str) else map(str, names)
         if not _is_harmless(node):
             words = ast.unparse(node).splitlines()[0][:60]
             raise _refused(source, getattr(node, "lineno", 1), f"does more than assign values ({words})")
@@ -111,14 +121,6 @@ def _is_harmless(node: ast.AST) -> bool:
             return isinstance(node.ctx, ast.Load)
         return not node.id.startswith("__") and not hasattr(builtins, node.id)  # sorted(x, key=eval) calls eval
     return isinstance(node, _HARMLESS)
-
-
-def _base_names(node: ast.Assign, source: str | Path) -> list[str]:
-    try:
-        value = ast.literal_eval(node.value)
-    except ValueError:
-        raise _refused(source, node.lineno, "works out the names in _base_") from None
-    return [value] if isinstance(value, str) else [str(name) for name in value]
 
 
 def _bases_of_data(text: str, path: Path) -> list[str]:

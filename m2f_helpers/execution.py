@@ -19,8 +19,10 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from m2f_helpers import export, files
+from m2f_helpers.palette import ade20k_palette, load_palette
+from m2f_helpers.profiles import get_profile
 from m2f_helpers.quiet import shortened
-from m2f_helpers.records import read_records
+from m2f_helpers.records import read_records, shown
 from m2f_helpers.resources import resource
 
 OPTIONAL_FROM = "06"
@@ -47,9 +49,7 @@ def list_notebooks() -> dict[str, Path]:
 def find_notebooks(wanted: Iterable[str]) -> dict[str, Path]:
     """Look notebooks up by number ("4", "04"), by name ("04_finetune", "finetune") or by file name.
 
-    None named means the five of the tutorial; the optional ones, from 06 on, run when they are named.
-
-    Raises: ValueError naming what is unknown and what there is.
+    None named means the five of the tutorial; the optional ones run when they are named. ValueError for an unknown one.
     """
     known = list_notebooks()
     found = {}
@@ -63,11 +63,9 @@ def find_notebooks(wanted: Iterable[str]) -> dict[str, Path]:
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
-    """Names and default values of a notebook's `parameters` cell.
+    """Names and default values of a notebook's `parameters` cell; ValueError if there is not exactly one such cell.
 
     papermill's own `inspect_notebook` reads line by line and gives up where a comment holds an equals sign.
-
-    Raises: ValueError if there is not exactly one such cell.
     """
     cells = [c for c in nbformat.read(path, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
@@ -77,10 +75,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
 
 
 def parse_parameters(words: Iterable[str]) -> dict[str, Any]:
-    """Turn `NAME=VALUE` words into values: JSON where it is JSON, else text.
-
-    Raises: ValueError for a word without a name.
-    """
+    """Turn `NAME=VALUE` words into values: JSON where it is JSON, else text. ValueError for a word without a name."""
     parameters = {}
     for word in words:
         name, equals, text = word.partition("=")
@@ -94,10 +89,7 @@ def parse_parameters(words: Iterable[str]) -> dict[str, Any]:
 
 
 def check_parameters(notebooks: Mapping[str, Path], parameters: Mapping[str, Any]) -> None:
-    """Refuse what papermill would only warn about: a name no chosen notebook has, or a value of another type.
-
-    Raises: ValueError naming the parameter.
-    """
+    """ValueError for what papermill would only warn about: a name no notebook has, or a value of another type."""
     defaults = {name: read_parameters(path) for name, path in notebooks.items()}
     for name, value in parameters.items():
         owners = [notebook for notebook, known in defaults.items() if name in known]
@@ -106,38 +98,25 @@ def check_parameters(notebooks: Mapping[str, Path], parameters: Mapping[str, Any
             raise ValueError(f"no chosen notebook has a parameter {name}; there are {', '.join(all_names)}")
         default = defaults[owners[0]][name]
         kinds = (int, float) if isinstance(default, float) else type(default)
-        if default is not None and (
-            not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool)
-        ):
+        alike = isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
+        if default is not None and not alike:
             raise ValueError(f"{name}: expected a value like {default!r}, got {value!r}")
 
 
 def run_notebook(name: str, path: Path, out: Path, parameters: Mapping[str, Any]) -> NotebookRun:
-    """Execute one notebook into `out`, as `<name>.ipynb`.
+    """Execute one notebook into the folder `out`, as `<name>.ipynb`; parameters that it lacks are left out.
 
     While it runs, and if a cell fails, the notebook lies beside it as `<name>.partial.ipynb`.
-
-    Args:
-        name: the notebook's name, for the progress line.
-        path: the notebook.
-        out: an existing folder.
-        parameters: values for names that the notebook has; others are left out.
     """
     known = read_parameters(path)
     chosen = {key: value for key, value in parameters.items() if key in known}
     partial, final = out / f"{name}.partial.ipynb", out / f"{name}.ipynb"
-    bar = {"desc": f"{name:16}", "unit": "cell", "leave": False}
+    options = {"parameters": chosen, "kernel_name": "python3", "cwd": str(out)}
+    options["progress_bar"] = {"desc": f"{name:16}", "unit": "cell", "leave": False}
+    options["extra_arguments"] = ["--IPKernelApp.log_level=40"]  # no warning about the kernel's own sockets
     started, error = time.monotonic(), ""
     try:
-        papermill.execute_notebook(
-            str(path),
-            str(partial),
-            parameters=chosen,
-            kernel_name="python3",
-            cwd=str(out),
-            progress_bar=bar,
-            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about the kernel's own sockets
-        )
+        papermill.execute_notebook(str(path), str(partial), **options)
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as failure:
         error = f"{name} failed in {_where(failure)}; the partly executed notebook is {partial}"
     seconds = time.monotonic() - started
@@ -169,9 +148,7 @@ def run_notebooks(
     """Run notebooks one after the other and print a line for each; stops at the first that fails.
 
     Args:
-        wanted: numbers or names; none means all.
-        profile: "demo" or "ade20k".
-        data: a data set in ADE20K's layout, or None for drawn scenes.
+        wanted, profile, data: as for `m2f run`.
         out: folder for notebooks, HTML, `records.json` and everything the notebooks write.
         parameters: further parameters, by name.
 
@@ -181,11 +158,12 @@ def run_notebooks(
     notebooks = find_notebooks(wanted)
     extra = dict(parameters or {})
     check_parameters(notebooks, extra)
-    _check_inputs(profile)
+    get_profile(profile)
+    load_palette()
     if data is not None:
         files.check_apart(data, out)
         _check_data(data, notebooks)
-    out = _writable_folder(out)
+    out = Path(out).resolve()
     common = {"PROFILE": profile, "DATA_DIR": str(data.resolve()) if data else "", "OUT_DIR": str(out)}
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a debugger's start-up warning in every kernel
     with files.locked(out):
@@ -200,12 +178,13 @@ def run_notebooks(
 
 def _run_each(notebooks: Mapping[str, Path], out: Path, parameters: Mapping[str, Any]) -> list[str]:
     """Run notebooks until one fails, with a line and the records of each; the names of those that ran."""
-    done = []
-    for name, path in notebooks.items():
-        run = run_notebook(name, path, out, parameters)
-        numbers = "  ".join(f"{key}={_number(value)}" for key, value in run.records.items())
+    done, path = [], out / "records.json"
+    for name, source in notebooks.items():
+        run = run_notebook(name, source, out, parameters)
+        numbers = "  ".join(f"{key}={shortened(shown(value), 40)}" for key, value in run.records.items())
         print(f"{name:18} {run.seconds:6.1f} s  {numbers}", flush=True)
-        save_records(out / "records.json", {name: run.records})
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}  # other notebooks' stay
+        files.write(path, json.dumps(before | {name: run.records}, indent=2) + "\n")
         if run.error:
             print(run.error, flush=True)
             break
@@ -213,18 +192,8 @@ def _run_each(notebooks: Mapping[str, Path], out: Path, parameters: Mapping[str,
     return done
 
 
-def save_records(path: Path, new: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add the numbers of the notebooks just run to `records.json`; numbers of other notebooks stay."""
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    files.write(path, json.dumps(before | dict(new), indent=2) + "\n")
-
-
 def copy_notebooks(folder: Path) -> list[str]:
-    """Copy the notebooks, and the figures they show, to where a learner may change them; what is there already stays.
-
-    Returns: the names of the notebooks that were copied.
-    """
-    folder = Path(folder)
+    """Copy the notebooks and their figures to where a learner may change them, if they are not there; their names."""
     sources = [*list_notebooks().values(), *(resource("notebooks") / "figures").glob("*.png")]
     targets = [folder / path.relative_to(resource("notebooks")) for path in sources]
     new = [(source, target) for source, target in zip(sources, targets, strict=True) if not target.exists()]
@@ -234,19 +203,10 @@ def copy_notebooks(folder: Path) -> list[str]:
     return [target.stem for _, target in new if target.suffix == ".ipynb"]
 
 
-def _check_inputs(profile: str) -> None:
-    from m2f_helpers.palette import load_palette
-    from m2f_helpers.profiles import get_profile
-
-    get_profile(profile)
-    load_palette()
-
-
 def _check_data(data: Path, notebooks: Iterable[str]) -> None:
     """Say what the folder holds; refuse one that a chosen notebook cannot work with."""
     from m2f_helpers.data.formats.detection import detect
     from m2f_helpers.data.layout import is_root, read_data
-    from m2f_helpers.palette import ade20k_palette
 
     if list(notebooks) == [_OWN_DATA] and not is_root(data):
         print(f"data: {data}, {': '.join(detect(data))}")
@@ -260,18 +220,6 @@ def _check_data(data: Path, notebooks: Iterable[str]) -> None:
     print(f"data: {found}")
 
 
-def _writable_folder(out: Path) -> Path:
-    out = Path(out).resolve()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".m2f-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"--out {out} cannot be written to ({files.sentence(error)})") from None
-    return out
-
-
 def _where(failure: Exception) -> str:
     if isinstance(failure, PapermillExecutionError):
         head = next((line for line in failure.source.splitlines() if line.strip()), "")
@@ -279,19 +227,10 @@ def _where(failure: Exception) -> str:
     return re.sub(r"\s+", " ", str(failure))[:300]
 
 
-def _number(value: Any) -> str:
-    return shortened(f"{value:.4g}" if isinstance(value, float) else str(value), 40)
-
-
 def export_figures(notebook: Any, folder: Path) -> list[Path]:
-    """Write the figures of an executed notebook that the README shows.
+    """Write the figures of an executed notebook that the README shows: cells tagged `figure-NAME` become `NAME.png`.
 
-    Args:
-        notebook: an `nbformat.NotebookNode` with outputs; its cells tagged `figure-NAME` hold them.
-        folder: where `NAME.png` goes.
-
-    Returns: the files written.
-    Raises: ValueError if a tagged cell has no figure.
+    Returns: the files written. Raises: ValueError if a tagged cell has no figure.
     """
     written = []
     for cell in notebook.cells:

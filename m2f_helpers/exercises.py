@@ -55,11 +55,10 @@ def check(number: str, answer: Any, *cases: Any) -> None:
 
 
 def hand_in(number: str, answer: Any, *cases: Any) -> None:
-    """For whoever grades: the parts of an answer as data, to be compared outside the kernel in which they were made.
-
-    Args: as for `check`.
-    """
-    parts = [part if _is_plain(part) else str(part) for part in islice(leaves(call(answer, cases)), MOST_PARTS)]
+    """For whoever grades: the parts of an answer as data, to be compared outside the kernel in which they were made."""
+    found = islice(leaves(call(answer, cases)), MOST_PARTS)
+    # what JSON gives back as it is stays; the rest as words
+    parts = [p if p is None or isinstance(p, (bool, str)) or _is_number(p) else str(p) for p in found]
     display({MIME: {"exercise": number, "parts": parts}}, raw=True)
 
 
@@ -120,7 +119,7 @@ def seal(number: str, answer: Any, *cases: Any, hint: str, digits: int = 6, fold
         folder: where `NN.json` lies.
     """
     salt = secrets.token_hex(8)
-    texts = [_text(_rounded(part, digits)) for part in leaves(call(answer, cases))]
+    texts = [_text(_on_grid(part, digits, round) if _is_number(part) else part) for part in leaves(call(answer, cases))]
     entry = {"hint": hint, "digits": digits, "salt": salt, "hashes": [_hash(salt, i, t) for i, t in enumerate(texts)]}
     path = folder / f"{number[:2]}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -147,18 +146,9 @@ def _texts(part: Any, digits: int) -> set[str]:
     return {_text(_on_grid(part, digits, way)) for way in (math.floor, math.ceil)}
 
 
-def _rounded(part: Any, digits: int) -> Any:
-    return _on_grid(part, digits, round) if _is_number(part) else part
-
-
 def _on_grid(number: float, digits: int, way: Callable[[float], int]) -> int:
     """The number in units of its last decimal; the noise of floating point (1e-6 of a unit) is taken off first."""
     return way(round(number * 10**digits, 6))
-
-
-def _is_plain(part: Any) -> bool:
-    """Whether JSON gives it back as it is."""
-    return part is None or isinstance(part, (bool, str)) or _is_number(part)
 
 
 def _is_number(part: Any) -> bool:

@@ -18,9 +18,7 @@ WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 FOLDED_ROWS = 24  # a table with more rows is folded
 FRESH_RUNTIME = "import importlib.util\nimport os\n"  # how the cell begins that installs on a fresh runtime
 # Code stays as it is; between one or two dollars stands a formula.
-FORMULA = re.compile(
-    r"(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", flags=re.S
-)
+FORMULA = re.compile(r"(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", re.S)
 
 
 def page(notebook: Any, name: str, titles: Mapping[str, str]) -> str:
@@ -36,10 +34,13 @@ def page(notebook: Any, name: str, titles: Mapping[str, str]) -> str:
     soup = _rendered(static)
     _link_pages(soup, titles)
     _fold_tables(soup)
-    _fold_fresh_runtime(soup)
+    first = soup.select_one("div.input_area")
+    if first is not None and first.get_text().lstrip().startswith(FRESH_RUNTIME):
+        _fold(soup, first, "the cell that installs on a fresh runtime")
     for block in soup.select("pre"):
         block["tabindex"] = "0"  # what can be scrolled must be reachable without a mouse
-    return _frame(_put_back(str(soup), formulas), _contents(soup), name, titles)
+    links = [f'<li><a href="#{h["id"]}">{html.escape(h.get_text())}</a></li>' for h in soup.select("h2[id]")]
+    return _frame(_put_back(str(soup), formulas), f"<ul>{''.join(links)}</ul>", name, titles)
 
 
 def body(notebook: Any) -> str:
@@ -70,13 +71,10 @@ def title_of(notebook: Any) -> str:
 
 
 def static_outputs(notebook: Any) -> Any:
-    """A copy whose outputs show without a kernel and without JavaScript.
+    """A copy of an executed notebook whose outputs show without a kernel and without JavaScript.
 
-    Args:
-        notebook: an executed `nbformat.NotebookNode`; it is left as it is.
-
-    Returns: the copy: widgets give way to the static twin in the same output; outputs that are a widget and nothing
-        else (progress bars) are gone; every image is an `<img>` with its text alternative.
+    Widgets give way to the static twin in the same output; outputs that are a widget and nothing else (progress bars)
+    are gone; every image is an `<img>` with its text alternative.
     """
     static = copy.deepcopy(notebook)
     static.metadata.pop("widgets", None)
@@ -92,22 +90,13 @@ def _make_static(output: Any) -> bool:
     widget = data.pop(WIDGET_MIME, None)
     if "image/png" in data:
         alt = output.metadata.get("image/png", {}).get("alt") or data.get("text/plain", "figure")
-        data.setdefault("text/html", _image(data["image/png"], alt))
-        del data["image/png"]
+        tag = f'<img src="data:image/png;base64,{data.pop("image/png").strip()}" alt="{html.escape(alt)}">'
+        data.setdefault("text/html", tag)
     return widget is None or bool(set(data) - {"text/plain"})
 
 
-def _image(png: str, alt: str) -> str:
-    return f'<img src="data:image/png;base64,{png.strip()}" alt="{html.escape(alt)}">'
-
-
 def formula(latex: str, display: str) -> str:
-    """A formula as MathML, which browsers draw themselves.
-
-    Args:
-        latex: the text between the dollars.
-        display: `"inline"` or `"block"`.
-    """
+    """A formula as MathML, which browsers draw themselves; `display` is `"inline"` or `"block"`."""
     mathml = convert(latex.strip(), display=display)
     return mathml.replace("<math ", '<math tabindex="0" ', 1) if display == "block" else mathml  # it may be scrolled
 
@@ -146,40 +135,22 @@ def _fold_tables(soup: BeautifulSoup) -> None:
         rows = len(table.select("tbody > tr"))
         table.attrs.pop("border", None)
         scrolled = {"class": "table", "tabindex": "0", "role": "group", "aria-label": "table"}
-        frame = _wrapped(soup, table, "div", scrolled)
+        frame = table.wrap(soup.new_tag("div", attrs=scrolled))
         if rows > FOLDED_ROWS and not frame.find_parent("details"):
             _fold(soup, frame, f"table, {rows} rows")
 
 
-def _fold_fresh_runtime(soup: BeautifulSoup) -> None:
-    first = soup.select_one("div.input_area")
-    if first is not None and first.get_text().lstrip().startswith(FRESH_RUNTIME):
-        _fold(soup, first, "the cell that installs on a fresh runtime")
-
-
 def _fold(soup: BeautifulSoup, element: Tag, words: str) -> None:
-    details = _wrapped(soup, element, "details", {})
     summary = soup.new_tag("summary")
     summary.string = words
-    details.insert(0, summary)
-
-
-def _wrapped(soup: BeautifulSoup, element: Tag, name: str, attributes: dict[str, str]) -> Tag:
-    return element.wrap(soup.new_tag(name, attrs=attributes))
-
-
-def _contents(soup: BeautifulSoup) -> str:
-    links = [f'<li><a href="#{h["id"]}">{html.escape(h.get_text())}</a></li>' for h in soup.select("h2[id]")]
-    return f"<ul>{''.join(links)}</ul>"
+    element.wrap(soup.new_tag("details")).insert(0, summary)
 
 
 def _frame(body: str, contents: str, name: str, titles: Mapping[str, str]) -> str:
     style = resource("page.css").read_text(encoding="utf-8")
     title = html.escape(titles[name] or name)
-    pages = "".join(
-        f"<li>{f'<b>{html.escape(words)}</b>' if other == name else _link(other, words)}</li>"
-        for other, words in titles.items()
-    )
+    here = {name: f"<b>{html.escape(titles[name])}</b>"}
+    pages = "".join(f"<li>{here.get(other) or _link(other, words)}</li>" for other, words in titles.items())
     names = list(titles)
     at = names.index(name)
     steps = [_link(n, f"← {titles[n]}", "prev") for n in names[max(at - 1, 0) : at]]

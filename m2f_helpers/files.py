@@ -7,6 +7,7 @@ writing at this moment.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import sys
@@ -41,11 +42,7 @@ def stamp(path: str | Path | int) -> list[int]:
 
 
 def write(path: str | Path, data: str | bytes | np.ndarray) -> list[int]:
-    """Write a file whole, or leave everything as it was.
-
-    Args:
-        path: the final name, in an existing folder.
-        data: text (UTF-8), bytes, or a `(N,)` uint8 array.
+    """Write text (UTF-8), bytes or a `(N,)` uint8 array to a file in an existing folder, whole or not at all.
 
     Returns: the new file's `stamp`.
     Raises: OSError if the folder is missing or the disk is full.
@@ -67,18 +64,37 @@ def write(path: str | Path, data: str | bytes | np.ndarray) -> list[int]:
         raise
 
 
+def json_lines(path: Path) -> Iterator[tuple[dict, str]]:
+    """Each record of a file that holds one JSON object a line, and the line; one that was cut off is left out."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                yield record, line
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """For libraries that write files themselves: the body of the `with` writes to the name it gets.
+    """For what writes a file or a folder by itself: the body of the `with` makes it under the name that it gets.
 
-    At the end the file is renamed to `path`; after an error it is removed, and what lay at `path` stays.
+    At the end that is renamed to `path`; after an error it is removed, and what lay at `path` stays.
     """
-    temporary = Path(temporary_name(path))
+    temporary, aside = Path(temporary_name(path)), Path(temporary_name(f"{path}.old"))
     try:
         yield temporary
+        if temporary.is_dir() and Path(path).exists():  # a full folder cannot be replaced in one step
+            os.rename(path, aside)
         os.replace(temporary, path)
+        _remove(aside)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def temporary_name(path: str | Path) -> str:
@@ -87,19 +103,12 @@ def temporary_name(path: str | Path) -> str:
     return os.path.join(folder, f".{name}.{os.getpid()}.part")
 
 
-def orphans(folder: str | Path, pattern: str = ".*.part") -> list[Path]:
-    """Temporary files (or folders) below `folder` whose process no longer lives."""
-    parts = [(path, path.name.split(".")[-2]) for path in Path(folder).glob(pattern)]
-    return [path for path, pid in parts if pid.isdigit() and not _lives(int(pid))]
-
-
 def remove_orphans(folder: str | Path, pattern: str = ".*.part") -> None:
-    """Clear up `orphans`, files as well as folders."""
-    for path in orphans(folder, pattern):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    """Clear up temporary files and folders below `folder` whose process no longer lives."""
+    for path in Path(folder).glob(pattern):
+        pid = path.name.split(".")[-2]
+        if pid.isdigit() and not _lives(int(pid)):
+            _remove(path)
 
 
 def _lives(pid: int) -> bool:
@@ -112,9 +121,6 @@ def _lives(pid: int) -> bool:
         return False
     except psutil.AccessDenied:
         return True
-
-
-# --- Folders --------------------------------------------------------------------------------------------------------
 
 
 class InUse(ValueError):
@@ -143,14 +149,12 @@ def holding(path: Path, folder: str | Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise InUse(
-            f"{folder} is in use by {_holder(path)}: wait until it has ended, stop it, or choose another folder"
-        ) from None
+        fix = "wait until it has ended, stop it, or choose another folder"
+        raise InUse(f"{folder} is in use by {_holder(path)}: {fix}") from None
     try:
         command = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
-        path.write_text(
-            f"process {os.getpid()} ({command[:200]}) since {time.strftime('%Y-%m-%d %H:%M:%S')}\n", "utf-8"
-        )
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        path.write_text(f"process {os.getpid()} ({command[:200]}) since {since}\n", "utf-8")
         yield
     finally:
         with suppress(OSError):
@@ -174,12 +178,15 @@ def make_folder(path: str | Path) -> Path:
 
 
 def check_apart(data: str | Path, out: str | Path) -> None:
-    """ValueError if one of the two folders is the other or lies in it: results would be taken for data."""
+    """ValueError if one of the two folders is the other or lies in it: results would be taken for data.
+
+    FileExistsError if `out` is a file.
+    """
     a, b = Path(data).resolve(), Path(out).resolve()
+    if b.is_file():
+        raise FileExistsError(f"{out} is a file: choose another folder")
     if a == b or a in b.parents or b in a.parents:
-        raise ValueError(
-            f"the data {data} and the output folder {out} must not contain each other: choose another output folder"
-        )
+        raise ValueError(f"the data {data} and {out} must not contain each other: choose another output folder")
 
 
 _FIXES = {
@@ -201,9 +208,7 @@ _FIXES = {
 def sentence(error: OSError, path: str | Path | None = None) -> str:
     """An error of the system as one sentence with the file and a fix; one that is a sentence already stays.
 
-    Args:
-        error: what was raised.
-        path: the file or folder that it is about, where the error itself names none.
+    `path` is the file or folder that it is about, where the error itself names none.
     """
     if error.errno is None or error.strerror != os.strerror(error.errno):  # a sentence already
         return " ".join(str(error.strerror or error).split())

@@ -134,9 +134,8 @@ def _is_plain_jpeg(data: bytes) -> bool:
 
 
 def _damaged(name: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"{name} is damaged, incomplete or closed ({one_line(error)}): copy or download it again".lstrip()
-    )
+    reason = f"is damaged, incomplete or closed ({one_line(error)})"
+    return ValueError(f"{name} {reason}: copy or download it again".lstrip())
 
 
 def _has_alpha(opened: Image.Image) -> bool:
@@ -155,17 +154,14 @@ def _from_pil(opened: Image.Image, name: str) -> np.ndarray:
     except (OSError, SyntaxError, EOFError, ValueError, zlib.error) as error:
         raise _damaged(name, error) from None
     if opened.mode.startswith("I;16") or opened.mode == "I":
-        return _from_array(_sixteen_bit(opened, name), name)
+        values = np.array(opened)
+        low, high = values.min(), values.max()
+        if low < 0 or high > 65535:
+            raise ValueError(f"{name} has values {low}..{high}, expected 16 bit (0..65535): rescale it")
+        return _from_array(values.astype(np.uint16), name)
     if opened.mode == "F":
         raise ValueError(f"{name} holds decimal numbers (mode F): scale it to 0..255 and convert it to mode L".lstrip())
     return _from_array(np.asarray(opened if opened.mode == "RGBA" else opened.convert("RGB")), name)
-
-
-def _sixteen_bit(opened: Image.Image, name: str) -> np.ndarray:
-    values = np.array(opened)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"{name} has values {values.min()}..{values.max()}, expected 16 bit (0..65535): rescale it")
-    return values.astype(np.uint16)
 
 
 def _from_array(array: np.ndarray, name: str = "the array") -> np.ndarray:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -44,19 +44,6 @@ class SceneClass:
     on_disk: tuple[int, ...]
     share: float = float("nan")
     stuff: bool | None = None
-
-
-@dataclass(frozen=True)
-class DecodedColors:
-    """What a colour image says about class ids, and what it cannot say.
-
-    `label_map` is `(H, W)` uint8, 255 where the colour does not settle the class. `ambiguous` and `unknown` give the
-    number of such pixels: ambiguous by the tuple of class ids that share the colour, unknown by the colour.
-    """
-
-    label_map: np.ndarray
-    ambiguous: dict[tuple[int, ...], int] = field(default_factory=dict)
-    unknown: dict[tuple[int, int, int], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,14 +98,6 @@ class Palette:
         """Part of all training pixels per class, `(num_classes,)` float64, 0..1; nan for classes of one's own."""
         return np.array([entry.share for entry in self.classes])
 
-    @cached_property
-    def shared_colors(self) -> dict[tuple[int, int, int], tuple[int, ...]]:
-        """Colours that more than one class has, with the ids of those classes."""
-        owners = defaultdict(list)
-        for entry in self.classes:
-            owners[entry.color].append(entry.id)
-        return {color: tuple(ids) for color, ids in owners.items() if len(ids) > 1}
-
     def id_of(self, name: str) -> int:
         """Id of a class by any of its names, case and outer spaces ignored. ValueError if there is none."""
         wanted = name.strip().casefold()
@@ -130,65 +109,34 @@ class Palette:
                 return entry.id
         raise ValueError(f"no class is called {name!r}; `palette.names` lists the {len(self)} names")
 
-    def colorize(self, label_map: np.ndarray) -> np.ndarray:
-        """Paint a label map in the classes' colours.
-
-        Args:
-            label_map: class ids, `(H, W)` integers 0..num_classes-1, or 255 = ignore (painted grey 128).
-
-        Returns: RGB image, `(H, W, 3)` uint8.
-        Raises: ValueError for another shape or dtype, or an id that has no colour.
-        """
-        label_map = np.asarray(label_map)
+    def check(self, label_map: np.ndarray) -> None:
+        """ValueError for what is no label map `(H, W)` of integers, or holds an id that has no colour."""
         if label_map.ndim != 2 or not np.issubdtype(label_map.dtype, np.integer):
             raise ValueError(
                 f"expected a label map (H, W) of integers, got shape {label_map.shape}, dtype {label_map.dtype}"
             )
-        known = (label_map >= 0) & (label_map < len(self)) | (label_map == IGNORE)
-        if not known.all():
-            wrong = sorted(int(i) for i in np.unique(label_map[~known]))[:5]
-            raise ValueError(f"expected class ids 0..{len(self) - 1} or {IGNORE}, got {wrong}")
+        last = len(self) - 1
+        if label_map.min(initial=0) < 0 or label_map.max(initial=0) > last:  # else no array as large as the map
+            wrong = np.unique(label_map[(label_map < 0) | (label_map > last) & (label_map != IGNORE)])
+            if len(wrong):
+                raise ValueError(f"expected class ids 0..{last} or {IGNORE}, got {wrong[:5].tolist()}")
+
+    def colorize(self, label_map: np.ndarray) -> np.ndarray:
+        """Paint a label map, class ids `(H, W)`, 255 = ignore (grey 128), in the classes' colours.
+
+        Returns: RGB image, `(H, W, 3)` uint8. Raises: ValueError as `check`.
+        """
+        label_map = np.asarray(label_map)
+        self.check(label_map)
         table = np.zeros((256, 3), dtype=np.uint8)
         table[: len(self)] = self.colors
         table[IGNORE] = IGNORE_COLOR
         return table[label_map]
 
-    def decode(self, image: np.ndarray) -> DecodedColors:
-        """Read class ids back from a colour image; the inverse of `colorize` wherever a colour has one owner.
-
-        Args:
-            image: RGB, `(H, W, 3)` uint8.
-
-        Returns: label map, and the pixels whose colour has two owners or none: those are 255, reported, not guessed.
-        Raises: ValueError for another shape or dtype.
-        """
-        image = np.asarray(image)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"expected an RGB image (H, W, 3) uint8, got shape {image.shape}, dtype {image.dtype}")
-        codes = image.astype(np.int64) @ np.array([65536, 256, 1])
-        found, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
-        owners = {tuple(entry.color): (entry.id,) for entry in self.classes} | self.shared_colors
-        values = np.full(len(found), IGNORE, dtype=np.uint8)
-        ambiguous, unknown = {}, {}
-        for k, (code, count) in enumerate(zip(found.tolist(), counts.tolist(), strict=True)):
-            color = (code >> 16, code >> 8 & 255, code & 255)
-            ids = owners.get(color, ())
-            if len(ids) == 1:
-                values[k] = ids[0]
-            elif ids:
-                ambiguous[ids] = count
-            elif color != IGNORE_COLOR:
-                unknown[color] = count
-        return DecodedColors(values[inverse].reshape(image.shape[:2]), ambiguous, unknown)
-
 
 def load_palette(path: str | Path | None = None) -> Palette:
-    """Read and check a palette file.
+    """Read and check a file in the form of `ade20k_palette.json`; None reads the one that travels with the package.
 
-    Args:
-        path: a file in the form of `ade20k_palette.json`; None reads the one that travels with the package.
-
-    Returns: the palette.
     Raises: FileNotFoundError or ValueError, naming the file and the entry that is wrong.
     """
     path = resource("ade20k_palette.json") if path is None else Path(path)
@@ -201,8 +149,7 @@ def load_palette(path: str | Path | None = None) -> Palette:
         raise ValueError(f"{path}: expected {NUM_CLASSES} classes, got {got}")
     classes = tuple(_read_class(entry, path) for entry in entries)
     ids = [entry.id for entry in classes]
-    if len(set(ids)) != len(ids):
-        twice = sorted({i for i in ids if ids.count(i) > 1})
+    if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise ValueError(f"{path}: every id must be there once, got {twice} more than once")
     if ids != list(range(NUM_CLASSES)):
         raise ValueError(f"{path}: expected ids 0..{NUM_CLASSES - 1} in order, got {ids[:5]}...")
@@ -213,9 +160,6 @@ def load_palette(path: str | Path | None = None) -> Palette:
 def ade20k_palette() -> Palette:
     """The palette that travels with the package, read once."""
     return load_palette()
-
-
-# --- Classes of one's own ----------------------------------------------------------------------------------------
 
 
 def own_palette(
@@ -232,7 +176,6 @@ def own_palette(
         on_disk: for each class its id, or its ids, in label files; None counts from 0.
         ignored: ids in label files that mean "ignore", besides 255.
 
-    Returns: the palette.
     Raises: ValueError naming the class and what is wrong with it.
     """
     names = _checked_names(names)
@@ -240,18 +183,15 @@ def own_palette(
     on_disk = [[i] for i in range(len(names))] if on_disk is None else on_disk
     if len(on_disk) != len(names):
         raise ValueError(f"expected ids on disk for each of {len(names)} classes, got {len(on_disk)}")
-    on_disk = [_ids(ids, f"class {name!r}") for name, ids in zip(names, on_disk, strict=True)]
+    owners = [f"class {name!r}" for name in names]
+    on_disk = [_ids(ids, owner) for ids, owner in zip(on_disk, owners, strict=True)]
     ignored = tuple(sorted({*_ids(tuple(ignored), "ignored", empty=True), IGNORE}))
-    _refuse_double_ids([f"class {name!r}" for name in names] + ["the ignored ids"], [*on_disk, ignored])
+    _refuse_double_ids([*owners, "the ignored ids"], [*on_disk, ignored])
     return Palette(_entries(names, colors, on_disk), ignored)
 
 
 def palette_of(source: Any) -> Palette:
-    """The classes that a model, a config or a meta dictionary speaks of.
-
-    Args:
-        source: a model (anything with `dataset_meta`), a `Config` with a training data set, a data set's `metainfo`,
-            or a checkpoint's meta.
+    """The classes of a model (anything with `dataset_meta`), a `Config`, a data set's `metainfo`, a checkpoint's meta.
 
     Returns: ADE20K's palette where the names are ADE20K's, or where a config's data set has no names;
         else the names there, with the colours and the ids on disk there if there is one for each.
@@ -311,11 +251,8 @@ def write_classes(path: str | Path, palette: Palette) -> None:
 
 
 def _entries(names: Sequence[str], colors: Any, on_disk: Sequence[Sequence[int]]) -> tuple[SceneClass, ...]:
-    rows = zip(names, colors, on_disk, strict=True)
-    return tuple(
-        SceneClass(i, name, (name,), tuple(int(c) for c in color), tuple(ids))
-        for i, (name, color, ids) in enumerate(rows)
-    )
+    rows = enumerate(zip(names, colors, on_disk, strict=True))
+    return tuple(SceneClass(i, name, (name,), tuple(map(int, color)), tuple(ids)) for i, (name, color, ids) in rows)
 
 
 def _checked_names(names: Sequence[str]) -> list[str]:
@@ -409,8 +346,7 @@ def _meta_of(source: Any) -> Mapping:
 
 
 def _read_class(entry: dict, path: Path) -> SceneClass:
-    missing = {"id", "name", "names", "color", "share", "stuff"} - set(entry)
-    if missing:
+    if missing := {"id", "name", "names", "color", "share", "stuff"} - set(entry):
         raise ValueError(f"{path}: the entry {str(entry)[:60]} lacks {sorted(missing)}")
     where = f"{path}: class {entry['id']!r} ({entry['name']!r})"
     color = entry["color"]

@@ -1,9 +1,8 @@
 """Figures of images and label maps, in one style. Every function returns a `Figure` and shows nothing.
 
-A `Figure` belongs to no window and no backend: a notebook shows it as the last line of a cell, a script saves it with
-`savefig`, and its `alt` describes it in words, made from the numbers in it. Arrays are RGB throughout, never BGR. Label
-maps are drawn without smoothing, so that a pixel of class person is exactly (150, 5, 61). What the ids mean, and their
-colours, come from a `Palette`; without one ADE20K's 150 classes are meant.
+A `Figure` belongs to no window and no backend; its `alt` describes it in words, made from the numbers in it. Arrays are
+RGB throughout, never BGR. Label maps are drawn without smoothing, so that a pixel of class person is exactly
+(150, 5, 61). What the ids mean, and their colours, come from a `Palette`; without one ADE20K's 150 classes are meant.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ RETINA = 2  # device pixels per pixel of the page: sharp on dense screens and wh
 EXACT_BYTES = 300_000  # up to this size a figure on a page has exactly the colours of the classes
 ERROR_COLOR = (213, 94, 0)  # orange: told apart from grey with every kind of colour vision
 CORRECTED_COLOR = (0, 114, 178)  # blue, likewise
+SERIES = ("#0072b2", "#d55e00", "#009e73")  # Okabe and Ito's: told apart with every kind of colour vision
 EDGE_COLOR = (204, 0, 128)  # magenta: rare in images
 NEAR = 10.0  # colours closer than this (CIE Lab, Euclidean) are hard to tell apart on a projector
 SMALL = 0.005  # part of the pixels below which a class is not marked
@@ -79,9 +79,9 @@ class Figure(mpl_figure.Figure):
         """
         with Image.open(BytesIO(self._png(RETINA * DPI))) as image:
             image = image.convert("RGB")
-        data = _webp(image, lossless=True, quality=20, method=0)
+        data = encoded(image, "WEBP", lossless=True, quality=20, method=0)
         if len(data) > EXACT_BYTES:
-            data = _webp(image, quality=90)
+            data = encoded(image, "WEBP", quality=90)
         return img_tag(data, "webp", self.alt or "figure", round(self.get_figwidth() * DPI))
 
     def _png(self, dpi: float) -> bytes:
@@ -90,9 +90,10 @@ class Figure(mpl_figure.Figure):
         return data.getvalue()
 
 
-def _webp(image: Image.Image, **options: float) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: float) -> bytes:
+    """An image as a file of that kind: PNG or WEBP."""
     data = BytesIO()
-    image.save(data, "WEBP", **options)
+    image.save(data, kind, **options)
     return data.getvalue()
 
 
@@ -156,7 +157,7 @@ def overlay(
         classes: ids to paint; the rest stays image. None paints all.
         palette: names and colours; None: ADE20K's.
 
-    Returns: new RGB array, `(H, W, 3)` uint8; the inputs stay unchanged.
+    Returns: RGB, `(H, W, 3)` uint8.
     Raises: ValueError if the sizes differ, a class id has no colour or alpha is outside 0..1.
     """
     image, label_map = _check_image(image), np.asarray(label_map)
@@ -186,11 +187,11 @@ def error_map(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> n
     """Where prediction and truth differ: orange over a faded grey image; pixels whose truth is ignore are grey 128.
 
     Args:
-        image: RGB, `(H, W, 3)` uint8.
+        image: RGB, `(H, W, 3)` uint8; so is the result.
         prediction: class ids, `(H, W)`.
         truth: class ids, `(H, W)`, 255 = ignore.
 
-    Returns: RGB, `(H, W, 3)` uint8. Raises: ValueError if the sizes differ.
+    Raises: ValueError if the sizes differ.
     """
     image = _check_image(image)
     prediction, truth = np.asarray(prediction), np.asarray(truth)
@@ -214,21 +215,22 @@ def legend_entries(label_maps: np.ndarray | Sequence[np.ndarray], palette: Palet
     Args:
         label_maps: class ids in memory, `(H, W)`, or a list of such maps, of any sizes.
         palette: names and colours; None: ADE20K's.
-
-    Returns: one entry per class that is present.
     """
     palette = palette or ade20k_palette()
     maps = [np.asarray(m) for m in (label_maps if isinstance(label_maps, (list, tuple)) else [label_maps])]
     for label_map in maps:
-        _check_labels(label_map, palette)
+        palette.check(label_map)
     shares = np.stack([count_ids(m) / m.size for m in maps], axis=1)  # (256, maps)
     order = [int(i) for i in np.argsort(-shares.mean(1), kind="stable") if shares[i].any() and i != IGNORE]
     order += [IGNORE] if shares[IGNORE].any() else []
     marks = _marks([i for i in order if shares[i].max() >= SMALL], palette)
-    return [
-        LegendEntry(i, *_name_and_color(i, palette), tuple(shares[i].tolist()), i in marks, marks.get(i, ""))
-        for i in order
-    ]
+    entries = []
+    for i in order:
+        name = "ignore" if i == IGNORE else palette.names[i]
+        entries.append(
+            LegendEntry(i, name, _color(i, palette), tuple(shares[i].tolist()), i in marks, marks.get(i, ""))
+        )
+    return entries
 
 
 def count_ids(label_map: np.ndarray) -> np.ndarray:
@@ -239,9 +241,9 @@ def count_ids(label_map: np.ndarray) -> np.ndarray:
     return counts
 
 
-def alt_text(label_map: np.ndarray, limit: int = 5, palette: Palette | None = None) -> str:
-    """A label map in words, `"wall 31 %, sky 22 %"`: the `limit` largest classes by falling area."""
-    return ", ".join(entry.text for entry in legend_entries(label_map, palette)[:limit])
+def alt_text(label_map: np.ndarray, palette: Palette | None = None) -> str:
+    """A label map in words, `"wall 31 %, sky 22 %"`: the five largest classes by falling area."""
+    return ", ".join(entry.text for entry in legend_entries(label_map, palette)[:5])
 
 
 def side_by_side(
@@ -264,11 +266,11 @@ def side_by_side(
     Returns: the figure; its axes are in the order above.
     Raises: ValueError if the sizes differ or an id has no colour.
     """
-    shown: list[np.ndarray] = [image]
-    titles = ["image"]
+    shown, titles, size = [image], ["image"], np.shape(image)[:2]
     for name, label_map in (("prediction", prediction), ("truth", truth)):
         if label_map is not None:
-            _check_same_size(image, label_map, name)
+            if np.shape(label_map) != size:
+                raise ValueError(f"expected a {name} of the image's size {size}, got {np.shape(label_map)}")
             shown.append(np.asarray(label_map))
             titles.append(name)
     if prediction is not None and truth is not None:
@@ -283,8 +285,6 @@ def panels(
     titles: Sequence[str] = (),
     *,
     columns: int | None = None,
-    title: str = "",
-    legend: bool = True,
     shares_of: str = "",
     max_classes: int = 12,
     palette: Palette | None = None,
@@ -295,8 +295,6 @@ def panels(
         arrays: each RGB `(H, W, 3)` uint8, or a label map `(H, W)` of class ids, painted in the classes' colours.
         titles: one per array.
         columns: arrays per row; None takes 1, 2 or 3 so that the images stay large.
-        title: line above the figure.
-        legend: whether to draw the legend below.
         shares_of: heading of the legend that says what its shares are.
         max_classes: longest legend.
         palette: names and colours; None: ADE20K's.
@@ -311,25 +309,24 @@ def panels(
     maps = [array for array in arrays if array.ndim == 2]
     entries = legend_entries(maps, palette) if maps else []
     columns = columns or {1: 1, 2: 2, 4: 2}.get(len(arrays), 3)
+    lines = min(len(entries), max_classes + 1) + sum(entry.marked for entry in entries[max_classes + 1 :])
     with style():
-        figure = new_figure(arrays, columns, _legend_length(entries, max_classes) if legend else 0, title, titles)
+        figure = new_figure(arrays, columns, lines, titles)
         axes = figure.subplots(-(-len(arrays) // columns), columns, squeeze=False).ravel()
         for ax, array, text in zip(axes, arrays, texts, strict=False):
             if array.ndim == 2:
-                draw_labels(ax, array, entries, palette)
+                _draw_labels(ax, array, entries, palette)
             else:
                 draw_image(ax, array)
             ax.set_title(text)
         for ax in axes[len(arrays) :]:
             ax.remove()
-        if legend and entries:
-            _draw_legend(figure, entries, max_classes, columns=3, heading=shares_of)
-        if title:
-            figure.suptitle(title, fontweight="bold", fontsize=12)
+        if entries:
+            _draw_legend(figure, entries, max_classes, shares_of)
     pairs = list(zip(arrays, texts, strict=True))
     named = [f"{text or 'label map'}: {alt_text(a, palette=palette)}" for a, text in pairs if a.ndim == 2]
     others = [text for a, text in pairs if a.ndim == 3 and text]
-    figure.alt = ". ".join(part for part in (title, ", ".join(others), *named) if part)
+    figure.alt = ". ".join(part for part in (", ".join(others), *named) if part)
     return figure
 
 
@@ -365,8 +362,7 @@ def wipe(left: np.ndarray, right: np.ndarray, position: float = 0.5) -> np.ndarr
         raise ValueError(f"expected two images of one size, got {left.shape[:2]} and {right.shape[:2]}")
     width = left.shape[1]
     edge = round(min(max(position, 0.0), 1.0) * width)
-    result = right.copy()
-    result[:, :edge] = left[:, :edge]
+    result = np.concatenate([left[:, :edge], right[:, edge:]], axis=1)
     if 0 < edge < width:
         result[:, max(edge - 1, 0) : edge + 1] = 255
     return result
@@ -376,12 +372,9 @@ def change_map(image: np.ndarray, before: np.ndarray, after: np.ndarray, truth: 
     """What a second prediction changed: blue where it corrects a mistake, orange where it makes one, else faded grey.
 
     Args:
-        image: RGB, `(H, W, 3)` uint8.
-        before: class ids, `(H, W)`.
-        after: class ids, `(H, W)`.
+        image: RGB, `(H, W, 3)` uint8; so is the result.
+        before, after: class ids, `(H, W)`.
         truth: class ids, `(H, W)`, 255 = ignore (grey 128).
-
-    Returns: RGB, `(H, W, 3)` uint8.
     """
     result = error_map(image, truth, truth)
     before, after, truth = np.asarray(before), np.asarray(after), np.asarray(truth)
@@ -397,23 +390,10 @@ def draw_image(ax: Axes, image: np.ndarray) -> None:
     ax.set_axis_off()
 
 
-def draw_labels(
-    ax: Axes,
-    label_map: np.ndarray,
-    entries: Sequence[LegendEntry] | None = None,
-    palette: Palette | None = None,
-) -> None:
-    """Draw a label map into an axes; classes that could be mistaken for another get their number and hatching.
-
-    Args:
-        ax: where to draw.
-        label_map: class ids, `(H, W)`, 255 = ignore.
-        entries: legend that decides which classes are marked; None makes it from this label map.
-        palette: names and colours; None: ADE20K's.
-    """
-    palette, label_map = palette or ade20k_palette(), np.asarray(label_map)
+def _draw_labels(ax: Axes, label_map: np.ndarray, entries: Sequence[LegendEntry], palette: Palette) -> None:
+    """Draw a label map `(H, W)`; classes marked in the legend get their number and hatching."""
     draw_image(ax, palette.colorize(label_map))
-    for entry in legend_entries(label_map, palette) if entries is None else entries:
+    for entry in entries:
         region = label_map == entry.id
         if entry.marked and region.mean() >= SMALL:
             _draw_mark(ax, region, entry)
@@ -435,44 +415,30 @@ def _draw_mark(ax: Axes, region: np.ndarray, entry: LegendEntry) -> None:
         ax.text(x, y, str(entry.id), color=ink, path_effects=halo, **centred)
 
 
-def new_figure(
-    arrays: Sequence[np.ndarray], columns: int, legend_lines: int, title: str, titles: Sequence[str] = ("",)
-) -> Figure:
+def new_figure(arrays: Sequence[np.ndarray], columns: int, legend_lines: int, titles: Sequence[str] = ()) -> Figure:
     """An empty figure whose height fits these arrays in a grid, a legend of so many lines, and the titles."""
-    rows = -(-len(arrays) // columns)
-    cell = WIDTH / columns
     heights, lines = [], max([text.count("\n") + 1 for text in titles] or [1])
-    for row in range(rows):
-        ratios = [a.shape[0] / a.shape[1] for a in arrays[row * columns : (row + 1) * columns]]
-        heights.append(min(max(ratios) * cell, 5.5) + 0.1 + 0.18 * lines)
-    extra = 0.24 * -(-legend_lines // 3) + (0.15 if legend_lines else 0) + (0.35 if title else 0) + 0.1
+    for start in range(0, len(arrays), columns):
+        ratios = [a.shape[0] / a.shape[1] for a in arrays[start : start + columns]]
+        heights.append(min(max(ratios) * WIDTH / columns, 5.5) + 0.1 + 0.18 * lines)
+    extra = 0.24 * -(-legend_lines // 3) + (0.15 if legend_lines else 0) + 0.1
     figure = Figure(figsize=(WIDTH, sum(heights) + extra), dpi=DPI, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.08, w_pad=0.06)
     return figure
 
 
-def _legend_length(entries: Sequence[LegendEntry], limit: int) -> int:
-    return min(len(entries), limit + 1) + sum(entry.marked for entry in entries[limit + 1 :])
-
-
-def _draw_legend(figure: Figure, entries: Sequence[LegendEntry], limit: int, columns: int, heading: str) -> None:
+def _draw_legend(figure: Figure, entries: Sequence[LegendEntry], limit: int, heading: str) -> None:
     shown = [entry for k, entry in enumerate(entries) if k < limit or entry.marked]  # a number needs its explanation
-    handles = [
-        Patch(
-            facecolor=np.array(e.color) / 255,
-            label=e.text,
-            hatch=e.hatch,
-            edgecolor=_ink(e.color) if e.hatch else INK,
-            linewidth=0.6,
-        )
-        for e in shown
-    ]
+    handles = []
+    for e in shown:
+        edge = _ink(e.color) if e.hatch else INK
+        handles.append(Patch(fc=np.array(e.color) / 255, label=e.text, hatch=e.hatch, ec=edge, lw=0.6))
     rest = [entry for entry in entries if entry not in shown]
     if rest:
         text = f"{len(rest)} more, {percent(sum(e.share for e in rest))}"
-        handles.append(Patch(facecolor="none", edgecolor="none", label=text))
+        handles.append(Patch(fc="none", ec="none", label=text))
     size = {"fontsize": 9.5, "title_fontsize": 9.5, "handlelength": 1.6, "handleheight": 1.2}
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, title=heading or None, **size)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, title=heading or None, **size)
 
 
 def lab(colors: np.ndarray) -> np.ndarray:
@@ -485,20 +451,24 @@ def lab(colors: np.ndarray) -> np.ndarray:
     return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
 
 
-def near_colors(ids: Sequence[int], limit: float = NEAR, palette: Palette | None = None) -> list[tuple[int, int]]:
-    """Pairs of these class ids whose colours are closer than `limit` in CIE Lab; 0 for the exact clash."""
+def near_colors(ids: Sequence[int], palette: Palette | None = None) -> list[tuple[int, int]]:
+    """Pairs of these class ids whose colours are closer than `NEAR` in CIE Lab."""
     if not ids:
         return []
-    points = lab(np.array([_name_and_color(i, palette or ade20k_palette())[1] for i in ids]))  # (ids, 3)
+    points = lab(np.array([_color(i, palette or ade20k_palette()) for i in ids]))  # (ids, 3)
     distances = np.linalg.norm(points[:, None] - points[None], axis=-1)  # (ids, ids)
-    return [(ids[i], ids[j]) for i, j in np.argwhere(np.triu(distances < limit, k=1)).tolist()]
+    return [(ids[i], ids[j]) for i, j in np.argwhere(np.triu(distances < NEAR, k=1)).tolist()]
+
+
+def _color(class_id: int, palette: Palette) -> tuple[int, int, int]:
+    return IGNORE_COLOR if class_id == IGNORE else palette.classes[class_id].color
 
 
 def _marks(order: Sequence[int], palette: Palette) -> dict[int, str]:
     """Hatching per class that has a near twin among `order` (by falling area): none for the first of a pair."""
     hatches = ["///", "\\\\\\", "...", "xxx", "+++"]
     marks: dict[int, str] = {}
-    for first, second in near_colors(order, palette=palette):
+    for first, second in near_colors(order, palette):
         marks.setdefault(first, "")
         if not marks.get(second):
             marks[second] = hatches[sum(bool(h) for h in marks.values()) % len(hatches)]
@@ -515,13 +485,6 @@ def deepest(region: np.ndarray) -> tuple[float, float]:
     return float(row * step), float(column * step)
 
 
-def _name_and_color(class_id: int, palette: Palette) -> tuple[str, tuple[int, int, int]]:
-    if class_id == IGNORE:
-        return "ignore", IGNORE_COLOR
-    entry = palette.classes[class_id]
-    return entry.name, tuple(entry.color)
-
-
 def _ink(color: Sequence[int]) -> str:
     return "black" if np.dot(color, [0.299, 0.587, 0.114]) > 120 else "white"
 
@@ -531,11 +494,12 @@ def short(name: str, limit: int = 18) -> str:
     return name if len(name) <= limit else name[: limit - 2].rstrip() + ".."
 
 
-def small_titles(figure: Figure, alt: str) -> Figure:
-    """The same figure with titles in small letters, and `alt`."""
+def small_panels(images: Sequence[np.ndarray], titles: Sequence[str], columns: int, alt: str) -> Figure:
+    """`panels` with titles in small letters, which follow `alt` in the text alternative."""
+    figure = panels(images, titles, columns=columns)
     for ax in figure.axes:
         ax.set_title(ax.get_title(), fontsize=8.5, fontweight="normal")
-    figure.alt = alt
+    figure.alt = alt + "; ".join(text.replace("\n", ", ") for text in titles)
     return figure
 
 
@@ -549,22 +513,6 @@ def _check_image(image: np.ndarray) -> np.ndarray:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"expected an RGB image (H, W, 3) uint8, got shape {image.shape}, dtype {image.dtype}")
     return image
-
-
-def _check_labels(label_map: np.ndarray, palette: Palette) -> None:
-    if label_map.ndim != 2 or not np.issubdtype(label_map.dtype, np.integer):
-        raise ValueError(f"expected a label map (H, W) of integers, got shape {label_map.shape}, {label_map.dtype}")
-    last = len(palette) - 1
-    if label_map.min(initial=0) >= 0 and label_map.max(initial=0) <= last:
-        return
-    wrong = np.unique(label_map[(label_map < 0) | (label_map > last) & (label_map != IGNORE)])
-    if len(wrong):
-        raise ValueError(f"expected class ids 0..{last} or {IGNORE}, got {wrong[:5].tolist()}")
-
-
-def _check_same_size(image: np.ndarray, label_map: np.ndarray, name: str) -> None:
-    if np.shape(label_map) != np.shape(image)[:2]:
-        raise ValueError(f"expected a {name} of the image's size {np.shape(image)[:2]}, got {np.shape(label_map)}")
 
 
 def error_rate(prediction: np.ndarray, truth: np.ndarray) -> float:

@@ -18,19 +18,16 @@ def record(name: str, value: Any) -> None:
     """
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
         value = value.item()
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    display({MIME: {"name": name, "value": value}, "text/plain": f"{name} = {text}"}, raw=True)
+    display({MIME: {"name": name, "value": value}, "text/plain": f"{name} = {shown(value)}"}, raw=True)
+
+
+def shown(value: Any) -> str:
+    """A recorded value as text: numbers with a fraction to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def read_records(notebook: Any) -> dict[str, Any]:
-    """All numbers recorded in an executed notebook.
-
-    Args:
-        notebook: an `nbformat.NotebookNode` with outputs.
-
-    Returns: `{name: value}` in the order in which they were recorded.
-    Raises: ValueError if a name was recorded twice.
-    """
+    """All numbers recorded in an executed notebook, `{name: value}` in order; ValueError for a name recorded twice."""
     found: dict[str, Any] = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):

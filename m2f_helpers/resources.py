@@ -8,12 +8,8 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def resource(name: str) -> Path:
-    """Path of a file or folder that travels with the package.
+    """Path of a file or folder that travels with the package; `name` counts from the package or from the checkout.
 
-    Args:
-        name: path relative to the package (in a wheel) or to the checkout, for example `"ade20k_palette.json"`.
-
-    Returns: an existing path.
     Raises: FileNotFoundError naming both places that were tried.
     """
     places = [PACKAGE / name, PACKAGE.parent / name]
@@ -27,15 +23,10 @@ def resource(name: str) -> Path:
 
 
 def out_folder(name: str | Path) -> Path:
-    """The folder that a notebook's `OUT_DIR` means, wherever the notebook runs.
+    """The folder that a notebook's `OUT_DIR` means, absolute, wherever the notebook runs; it may not exist yet.
 
     A relative one counts from the checkout around the working folder, so that the copies in `work/`, the notebooks
     themselves and `m2f run` all find what one of them made. Without a checkout it counts from the working folder.
-
-    Args:
-        name: as in the notebook's parameters.
-
-    Returns: an absolute path; the folder may not exist yet.
     """
     here = Path.cwd()
     around = [folder for folder in (here, *here.parents) if _is_checkout(folder)]

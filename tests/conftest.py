@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -21,8 +22,8 @@ from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
 import m2f_helpers  # noqa: F401  first of all: registers the stand-in for mmcv's compiled ops
-from m2f_helpers import execution
-from m2f_helpers.classroom.cells import with_solutions
+from m2f_helpers import execution, exercises
+from m2f_helpers.classroom.cells import read_exercises
 
 # Which tests go to one process, by a pattern of their names: what one of them makes, the others use. Longest first; the
 # site needs what the first two have executed.
@@ -78,6 +79,22 @@ def wheel(tmp_path_factory) -> Path:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return next(folder.glob("*.whl"))
+
+
+def with_solutions(notebook: Any) -> Any:
+    """A copy that asks each exercise twice: as it comes, and in a new cell with the solution."""
+    solved = copy.deepcopy(notebook)
+    for exercise in reversed(read_exercises(notebook)):
+        cell = nbformat.v4.new_code_cell(f"{exercise.solution}\n{exercise.question}", metadata={"tags": ["solution"]})
+        solved.cells.insert(exercise.cell + 1, cell)
+    return solved
+
+
+def verdicts(notebook: Any) -> list[tuple[str, bool]]:
+    """What `check` said in an executed notebook, in order: number of the exercise, right or not yet."""
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    found = [data[exercises.MIME] for data in outputs if exercises.MIME in data]
+    return [(entry["exercise"], entry["right"]) for entry in found]
 
 
 class Executed(Mapping[str, execution.NotebookRun]):

@@ -180,7 +180,7 @@ def test_unwritable_out(small):
     (small / "file").touch()
     result = invoke("1", "--out", str(small / "file" / "out"))
     assert result.exit_code == 1
-    assert f"--out {small / 'file' / 'out'} cannot be written to" in result.output
+    assert f"{small / 'file' / 'out'}: a file is in the place of a folder: choose another name" in result.output
 
 
 def test_pages_link_to_each_other_also_those_of_an_earlier_run(small):

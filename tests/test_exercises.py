@@ -12,8 +12,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from m2f_helpers import exercises
-from m2f_helpers.classroom.cells import read_exercises, with_solutions
-from tests.conftest import NOTEBOOKS
+from m2f_helpers.classroom.cells import read_exercises
+from tests.conftest import NOTEBOOKS, with_solutions
 
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 

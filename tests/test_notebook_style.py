@@ -127,7 +127,7 @@ def test_nothing_forbidden(notebook):
 
 
 def test_fresh_runtime_cell_is_the_template_and_first(notebook, name):
-    home = release.read_home(ROOT)
+    home = release.PYPROJECT_LINE.search((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[1]
     assert code_cells(notebook)[0] == release.first_cell(home), 'write it with `m2f release ""`'
     assert re.findall(r"\[Open in .*", prose(notebook)[0]) == ([release.badges(home, name)] if home else [])
 

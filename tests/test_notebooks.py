@@ -5,8 +5,8 @@ from __future__ import annotations
 import nbformat
 import pytest
 
-from m2f_helpers.classroom.cells import read_exercises, verdicts
-from tests.conftest import NOTEBOOKS, check_executed
+from m2f_helpers.classroom.cells import read_exercises
+from tests.conftest import NOTEBOOKS, check_executed, verdicts
 
 NAMES = ["01_install", "02_resize_ade20k", "03_architecture", "04_finetune", "05_inference"]
 OPTIONAL = ["06_own_data", "07_from_scratch"]

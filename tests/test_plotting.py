@@ -49,7 +49,7 @@ def gallery(image, prediction, truth) -> dict[str, plotting.Figure]:
     return {
         "side_by_side": plotting.side_by_side(image, prediction, truth),
         "one": plotting.panels([truth], ["truth"]),
-        "panels": plotting.panels([image, truth, prediction], ["a", "b", "c"], title="three"),
+        "panels": plotting.panels([image, truth, prediction], ["a", "b", "c"]),
     }
 
 
@@ -138,11 +138,10 @@ def test_wipe(image):
 
 
 def test_equal_and_nearly_equal_colours_are_found():
-    assert (ROAD, SKYSCRAPER) in plotting.near_colors([WALL, ROAD, SKYSCRAPER], limit=1e-6)
+    assert (ROAD, SKYSCRAPER) in plotting.near_colors([WALL, ROAD, SKYSCRAPER])
     assert plotting.near_colors([SKY, PERSON, WALL]) == []
     everything = plotting.near_colors(list(range(150)))
     assert 50 < len(everything) < 1500, "many near ones, not all"
-    assert {tuple(ade20k_palette().shared_colors[c]) for c in ade20k_palette().shared_colors} <= set(everything)
 
 
 def test_lab_distance_against_a_known_value():
@@ -317,9 +316,11 @@ def test_a_figure_full_of_texture_stays_small():
 def test_borders_between_classes_are_not_smoothed():
     labels = np.full((31, 37), SKY, np.uint8)
     labels[:, 20:] = PERSON
-    pixels = drawn(plotting.panels([labels], legend=False)).reshape(-1, 3)
+    pixels = drawn(plotting.panels([labels])).reshape(-1, 3)
     colors, counts = np.unique(pixels, axis=0, return_counts=True)
-    large = {tuple(color) for color, count in zip(colors.tolist(), counts, strict=True) if count > 60}
+    large = {
+        tuple(color) for color, count in zip(colors.tolist(), counts, strict=True) if count > 100
+    }  # the legend's letters have fewer
     assert large == {PERSON_COLOR, tuple(ade20k_palette().colors[SKY].tolist()), BACKGROUND}
 
 

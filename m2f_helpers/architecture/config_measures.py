@@ -34,16 +34,16 @@ from mmengine.structures import PixelData
 from mmseg.apis import init_model
 from mmseg.datasets import ADE20KDataset, BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations, Resize
-from mmseg.engine.hooks import SegVisualizationHook
 from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
 from torch import nn
 
-from m2f_helpers.architecture.measures import attention, head
-from m2f_helpers.architecture.reference import Evidence
+from m2f_helpers.architecture.measures import attention, error_of, head
+from m2f_helpers.architecture.reference import Evidence, sample_of
 from m2f_helpers.architecture.tracing import function_source
 from m2f_helpers.checkpoints import Published, published
+from m2f_helpers.finetune import differences
 
 
 def transforms(pipeline: list[dict[str, Any]]) -> list[str]:
@@ -52,8 +52,7 @@ def transforms(pipeline: list[dict[str, Any]]) -> list[str]:
 
 def padded(evidence: Evidence) -> tuple[int, ...]:
     image = torch.full((3, 300, 400), 200, dtype=torch.uint8)
-    data = {"inputs": [image], "data_samples": [SegDataSample(metainfo={"img_shape": (300, 400)})]}
-    data["data_samples"][0].gt_sem_seg = PixelData(data=torch.zeros(1, 300, 400, dtype=torch.int64))
+    data = {"inputs": [image], "data_samples": [sample_of(torch.zeros(1, 300, 400, dtype=torch.int64))]}
     batch = evidence.model.data_preprocessor(data, True)["inputs"]
     inside, outside = batch[0, :, :300, :400], batch[0, :, 300:]
     return (*batch.shape[-2:], bool((inside != 0).all()), bool((outside == 0).all()))
@@ -64,13 +63,9 @@ def installed(*parts: str) -> Path:
     return Path(mmseg.__file__).parent.joinpath(*parts)
 
 
-def error_of(run: Callable[[], Any]) -> str:
+def kind_of_error(run: Callable[[], Any]) -> str:
     """Name of the error that something raises."""
-    try:
-        run()
-    except Exception as error:
-        return type(error).__name__
-    return "no error"
+    return error_of(run).partition(":")[0]
 
 
 def without_mmdet(evidence: Evidence) -> str:
@@ -78,7 +73,7 @@ def without_mmdet(evidence: Evidence) -> str:
     kept = sys.modules["mmdet.models"]
     sys.modules["mmdet.models"] = None  # what Python takes for "cannot be imported"
     try:
-        return error_of(lambda: Config.fromfile(evidence.config.filename))
+        return kind_of_error(lambda: Config.fromfile(evidence.config.filename))
     finally:
         sys.modules["mmdet.models"] = kept
 
@@ -149,11 +144,7 @@ def changed_arguments(evidence: Evidence, key: str, value: Any) -> list[str]:
     """Which arguments of the Runner differ after an edit of one top-level value."""
     before, after = (Config.fromfile(evidence.config.filename) for _ in range(2))
     after[key] = value
-    return [name for name in runner_arguments() if name in before and before[name] != after[name]]
-
-
-def runner_arguments() -> list[str]:
-    return [name for name in inspect.signature(Runner.__init__).parameters if name not in ("self", "cfg")]
+    return [name for name in differences.RUNNER if name in before and before[name] != after[name]]
 
 
 def silent(evidence: Evidence) -> dict[str, list[str]]:
@@ -164,11 +155,7 @@ def silent(evidence: Evidence) -> dict[str, list[str]]:
 
 def start_without_folder(evidence: Evidence) -> str:
     """What `Runner.from_cfg` says to a config without `work_dir`."""
-    try:
-        Runner.from_cfg(evidence.config)
-    except KeyError as error:
-        return f"KeyError: {error}"
-    return "no error"
+    return error_of(lambda: Runner.from_cfg(evidence.config))
 
 
 def ids_in_memory() -> list[int]:
@@ -188,10 +175,8 @@ def zero_label_defaults() -> tuple[bool, bool]:
 def batch_of_two_sizes(evidence: Evidence) -> str:
     """What the preprocessor says to two images that no crop has made equal."""
     images = [torch.zeros(3, size, size, dtype=torch.uint8) for size in (600, 640)]
-    samples = [SegDataSample(metainfo={"img_shape": image.shape[1:]}) for image in images]
-    for sample, image in zip(samples, images, strict=True):
-        sample.gt_sem_seg = PixelData(data=torch.zeros(1, *image.shape[1:], dtype=torch.int64))
-    return error_of(lambda: evidence.model.data_preprocessor({"inputs": images, "data_samples": samples}, True))
+    samples = [sample_of(torch.zeros(1, *image.shape[1:], dtype=torch.int64)) for image in images]
+    return kind_of_error(lambda: evidence.model.data_preprocessor({"inputs": images, "data_samples": samples}, True))
 
 
 def wrong_class_weights(evidence: Evidence) -> tuple[str, str]:
@@ -199,7 +184,7 @@ def wrong_class_weights(evidence: Evidence) -> tuple[str, str]:
     loss = head(evidence).loss_cls
     logits, labels = torch.zeros(4, 8), torch.tensor([0, 1, 2, 7])
     short_list = torch.ones(7)  # the loss divides by class_weight[labels].sum(), as `_loss_by_feat_single` does
-    return error_of(lambda: loss(logits, labels, torch.ones(4))), error_of(lambda: short_list[labels].sum())
+    return kind_of_error(lambda: loss(logits, labels, torch.ones(4))), kind_of_error(lambda: short_list[labels].sum())
 
 
 def resized_for_test(evidence: Evidence) -> tuple[int, ...]:
@@ -231,7 +216,7 @@ def history_refused() -> str:
     file = io.BytesIO()
     torch.save({"message_hub": HistoryBuffer()}, file)
     file.seek(0)
-    return error_of(lambda: torch.load(file, weights_only=True))
+    return kind_of_error(lambda: torch.load(file, weights_only=True))
 
 
 def drawn_person() -> tuple[list[int], list[int]]:
@@ -273,26 +258,14 @@ def base_files(evidence: Evidence) -> list[str]:
     return [Path(name).name for name in ast.literal_eval(bases)]
 
 
-def inference_reads(text: str) -> bool:
-    return text in installed("apis/utils.py").read_text(encoding="utf-8")
-
-
 def saving(evidence: Evidence) -> tuple[int, int, str, str]:
     hooks = evidence.config.default_hooks
     settings = {key: value for key, value in hooks.checkpoint.items() if key != "type"}
     return hooks.logger.interval, settings["interval"], settings["save_best"], CheckpointHook(**settings).filename_tmpl
 
 
-def draws_by_default() -> bool:
-    return inspect.signature(SegVisualizationHook.__init__).parameters["draw"].default
-
-
 def versions() -> tuple[str, ...]:
     return tuple(module.__version__ for module in (mmseg, mmdet, mmcv, mmengine))
-
-
-def mmcv_bounds() -> tuple[str, str]:
-    return mmseg.MMCV_MIN, mmseg.MMCV_MAX
 
 
 def without_mim(evidence: Evidence) -> tuple[bool, str]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from m2f_helpers.architecture.reference import Evidence, check_mask2former
 from m2f_helpers.architecture.tracing import ShapeRecord
-from m2f_helpers.plotting import DPI, WIDTH, Figure, draw_image, style
+from m2f_helpers.plotting import DPI, SERIES, WIDTH, Figure, draw_image, style
 
 INK = "#1a1a1a"
 DASHED = "#a05200"
@@ -32,7 +32,6 @@ PARTS = {  # fill and edge: told apart by lightness as well as by hue
     "head": ("#ece0f5", "#5f3594"),
     "training": ("#f1f1f1", "#555555"),
 }
-LEVELS = ("#0072b2", "#d55e00", "#009e73")  # coarse, middle, fine: Okabe and Ito's colours
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,9 @@ def architecture(evidence: Evidence) -> Figure:
 
 
 def sine_encodings(encoding: nn.Module, size: int = 32) -> Figure:
-    """Four channels of a fixed position code, and how much the code of one place resembles that of all others.
+    """Four channels of mmdet's `SinePositionalEncoding`, and how much the code of one place resembles all others.
 
-    Args:
-        encoding: mmdet's `SinePositionalEncoding`.
-        size: height and width of the map, pixels.
+    `size` is height and width of the map, pixels.
     """
     with torch.no_grad():
         code = encoding(torch.zeros(1, size, size, dtype=torch.bool))[0]  # (C, H, W): the padding mask is empty
@@ -78,17 +75,13 @@ def sine_encodings(encoding: nn.Module, size: int = 32) -> Figure:
     middle = code[:, size // 2, size // 3]  # (C,)
     likeness = torch.einsum("c,chw->hw", middle, code) / middle.square().sum()  # (H, W), 1 at the place itself
     slow, fast = half // 16 * 5, max(half // 32, 2)
-    panels = {f"row, slow\nchannel {slow}": code[slow], f"row, fast\nchannel {fast}": code[fast]}
-    panels |= {
-        f"column, slow\nchannel {half + slow}": code[half + slow],
-        f"column, fast\nchannel {half + fast}": code[half + fast],
-    }
+    channels = {"row, slow": slow, "row, fast": fast, "column, slow": half + slow, "column, fast": half + fast}
     with style():
         figure = Figure(figsize=(7, 1.85), layout="constrained")
         axes = figure.subplots(1, 5)
-        for ax, (title, values) in zip(axes, panels.items(), strict=False):
-            ax.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
-            ax.set_title(title, fontsize=8.5)
+        for ax, (name, channel) in zip(axes, channels.items(), strict=False):
+            ax.imshow(code[channel], cmap="RdBu_r", vmin=-1, vmax=1)
+            ax.set_title(f"{name}\nchannel {channel}", fontsize=8.5)
         axes[4].imshow(likeness, cmap="viridis")
         axes[4].plot(size // 3, size // 2, "+", color="white", markersize=9, markeredgewidth=2)
         axes[4].set_title("likeness to\nthe code at +", fontsize=8.5)
@@ -120,37 +113,28 @@ def cost_matrices(costs: Mapping[str, np.ndarray], chosen: Sequence[tuple[int, i
 
 
 def network_input(model: Any, image: np.ndarray) -> Tensor:
-    """An image as the network receives it: normalised, padded to a multiple of 32.
-
-    Args:
-        model: an mmseg segmentor.
-        image: RGB, `(H, W, 3)` uint8.
-
-    Returns: `(1, 3, H', W')` float32.
-    """
+    """An RGB image `(H, W, 3)` uint8 as the network receives it: `(1, 3, H', W')` float32, normalised, padded."""
     bgr = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)  # (H, W, 3) RGB to (3, H, W) BGR
     return model.data_preprocessor({"inputs": [bgr], "data_samples": [SegDataSample()]})["inputs"]
 
 
 @torch.no_grad()
-def sampling_of(model: Any, inputs: Tensor, x: float, y: float, layer: int = -1, level: int = 2) -> Sampling:
-    """Where the deformable attention of one token looks, in one encoder layer.
+def sampling_of(model: Any, inputs: Tensor, x: float, y: float) -> Sampling:
+    """Where the deformable attention of one token of the finest level looks, in the last encoder layer.
 
     Args:
         model: a Mask2Former segmentor in evaluation mode.
         inputs: one normalised image, `(1, 3, H, W)` float.
         x, y: place of the token, 0..1 over the image.
-        layer: encoder layer, -1 the last.
-        level: level of the token, 0 the coarsest.
     """
     check_mask2former(model)
-    attention = model.decode_head.pixel_decoder.encoder.layers[layer].self_attn
+    attention = model.decode_head.pixel_decoder.encoder.layers[-1].self_attn
     with arguments_of(attention) as seen:
         model.decode_head.pixel_decoder(model.extract_feat(inputs))
     sizes = tuple((int(height), int(width)) for height, width in seen["spatial_shapes"].tolist())
-    height, width = sizes[level]
+    height, width = sizes[-1]
     column, row = min(int(x * width), width - 1), min(int(y * height), height - 1)
-    token = int(seen["level_start_index"][level]) + row * width + column  # level by level, row by row
+    token = int(seen["level_start_index"][-1]) + row * width + column  # level by level, row by row
     query = (seen["query"] + seen["query_pos"])[0, token]  # (B, L, C) to (C,)
     shape = (attention.num_heads, attention.num_levels, attention.num_points)
     offsets = attention.sampling_offsets(query).view(*shape, 2)  # (heads, levels, points, 2), in cells of each level
@@ -175,9 +159,7 @@ def arguments_of(module: nn.Module) -> Iterator[dict[str, Any]]:
 def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Figure:
     """Sampling points over an image, one panel per token: colour is the level, area the weight.
 
-    Args:
-        image: RGB `(H, W, 3)` uint8, as large as what the model saw.
-        samplings: from `sampling_of`.
+    `image` is RGB, `(H, W, 3)` uint8, as large as what the model saw.
     """
     height, width = image.shape[:2]
     with style():
@@ -189,7 +171,7 @@ def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Figure:
                 places = sampling.locations[:, level].reshape(-1, 2) * torch.tensor([width, height]) - 0.5
                 area = sampling.weights[:, level].flatten() * 260 + 4
                 name = f"{rows}x{columns} level"
-                ax.scatter(*places.T, s=area, color=LEVELS[level % 3], alpha=0.8, lw=0.4, ec="white", label=name)
+                ax.scatter(*places.T, s=area, color=SERIES[level % 3], alpha=0.8, lw=0.4, ec="white", label=name)
             x, y = sampling.point
             ax.plot(x * width - 0.5, y * height - 0.5, "x", color="black", ms=9, mew=2.5, label="the token")
             ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
@@ -224,9 +206,7 @@ def threshold_order(mask_logits: Tensor, size: Sequence[int]) -> Figure:
             ax.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto")
             ax.set_title(title, fontsize=8.5)
         # Where the resize reads: it takes only the four cells around the centre of each new cell.
-        rows, columns = (
-            (np.arange(new) + 0.5) * old / new - 0.5 for new, old in zip(size, mask_logits.shape, strict=True)
-        )
+        rows, columns = ((np.arange(new) + 0.5) * old / new - 0.5 for new, old in zip(size, before.shape, strict=True))
         axes[1].plot(*np.meshgrid(columns, rows), "o", color="#ff9e4a", markersize=2.2)
         axes[1].set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         _no_ticks(axes)
@@ -234,51 +214,36 @@ def threshold_order(mask_logits: Tensor, size: Sequence[int]) -> Figure:
     return figure
 
 
-# ----------------------------------------------------------------------------------------------------- the whole model
+_ARROWS = (  # what an arrow carries: name, function, piece of the line that assigns it
+    ("image", "BaseSegmentor.forward", "inputs: Tensor,"),
+    ("stage 0", "MSDeformAttnPixelDecoder.forward", "x = feats[i]"),
+    ("tokens", "MSDeformAttnPixelDecoder.forward", "encoder_inputs = torch.cat("),
+    ("fine", "MSDeformAttnPixelDecoder.forward", "mask_feature = self.mask_feature(outs[-1])"),
+    ("queries", "Mask2FormerHead.forward", "query_feat = self.query_feat"),
+    ("classes", "Mask2FormerHead._forward_head", "cls_pred = self.cls_embed"),
+    ("vectors", "Mask2FormerHead._forward_head", "mask_embed = self"),
+    ("masks", "Mask2FormerHead._forward_head", "mask_pred = torch.einsum("),
+    ("scores", "Mask2FormerHead.predict", "seg_logits = torch.einsum("),
+    ("label map", "BaseSegmentor.postprocess_result", "i_seg_pred = i_seg_logits.argmax("),
+)
 
 
 def _flow(record: ShapeRecord) -> dict[str, str]:
     """The texts on the arrows: shapes without the batch dimension, and counts."""
-    shapes = _pixel_shapes(record) | _query_shapes(record)
-    texts = {name: "×".join(str(size) for size in shape[1:]) for name, shape in shapes.items()}
-    # The attention mask's first dimension is B * heads; with one image in the batch it is the number of heads.
-    masks = record["Mask2FormerHead.forward"].shapes("attn_mask = attn_mask & mask_sum")
-    texts |= {f"attention {level}": "×".join(map(str, masks[level])) for level in range(3)}
-    return texts | _counts(record)
-
-
-def _pixel_shapes(record: ShapeRecord) -> dict[str, tuple[int, ...]]:
-    """Backbone and pixel decoder. The decoder's loop runs from the coarsest level, so run `i` is stage `3 - i`."""
     pixel, head = record["MSDeformAttnPixelDecoder.forward"], record["Mask2FormerHead.forward"]
-    found = {"image": record["BaseSegmentor.forward"].shapes("inputs: Tensor,", "inputs")[0]}
-    found |= {"stage 0": pixel.shapes("x = feats[i]")[0], "tokens": pixel.shapes("encoder_inputs = torch.cat(")[0]}
-    for level in range(3):
-        found[f"stage {3 - level}"] = pixel.shapes("feat = feats[level_idx]")[level]
-        found[f"tokens {level}"] = pixel.shapes("feat_projected = feat_projected.flatten(2)")[level]
-        found[f"memory {level}"] = head.shapes("decoder_input = self.decoder_input_projs")[level]
-    return found | {"fine": pixel.shapes("mask_feature = self.mask_feature(outs[-1])")[0]}
-
-
-def _query_shapes(record: ShapeRecord) -> dict[str, tuple[int, ...]]:
-    head, forward = record["Mask2FormerHead.forward"], record["Mask2FormerHead._forward_head"]
-    return {
-        "queries": head.shapes("query_feat = self.query_feat")[0],
-        "classes": forward.shapes("cls_pred = self.cls_embed")[0],
-        "vectors": forward.shapes("mask_embed = self")[0],
-        "masks": forward.shapes("mask_pred = torch.einsum(")[0],
-        "scores": record["Mask2FormerHead.predict"].shapes("seg_logits = torch.einsum(")[0],
-        "label map": record["BaseSegmentor.postprocess_result"].shapes("i_seg_pred = i_seg_logits.argmax(")[0],
-    }
-
-
-def _counts(record: ShapeRecord) -> dict[str, str]:
-    head, forward = record["Mask2FormerHead.forward"], record["Mask2FormerHead._forward_head"]
+    shapes = {name: record[function].shapes(line)[0][1:] for name, function, line in _ARROWS}
+    for level in range(3):  # the pixel decoder's loop runs from the coarsest level, so run `i` is stage `3 - i`
+        shapes[f"stage {3 - level}"] = pixel.shapes("feat = feats[level_idx]")[level][1:]
+        shapes[f"tokens {level}"] = pixel.shapes("feat_projected = feat_projected.flatten(2)")[level][1:]
+        shapes[f"memory {level}"] = head.shapes("decoder_input = self.decoder_input_projs")[level][1:]
+        # the first dimension is B * heads: with one image in the batch, the number of heads
+        shapes[f"attention {level}"] = head.shapes("attn_mask = attn_mask & mask_sum")[level]
     layer, encoder = record["DetrTransformerEncoderLayer.forward"], record["Mask2FormerTransformerEncoder.forward"]
     targets = record["dense_heads.mask2former_head.Mask2FormerHead._get_targets_single"]
-    return {
+    return {name: "×".join(map(str, shape)) for name, shape in shapes.items()} | {
         "matched": str(targets.shapes("gt_labels = gt_inst")[0][0]),
         "layers": str(len(head.shapes("query_feat = layer(")) // head.calls),
-        "predictions": str(forward.calls // head.calls),
+        "predictions": str(record["Mask2FormerHead._forward_head"].calls // head.calls),
         "encoder layers": str(layer.calls // encoder.calls),
     }
 
@@ -311,13 +276,8 @@ def _draw_pixel_decoder(ax: Axes, shapes: dict[str, str]) -> None:
 
 def _draw_decoder(ax: Axes, shapes: dict[str, str]) -> None:
     _panel(ax, (75, 26, 26, 51), "transformer decoder", f"Transformer decoder: {shapes['layers']} layers")
-    _box(
-        ax,
-        (78, 69, 17, 6),
-        f"queries {shapes['queries']}\ncontent and place learnt",
-        "transformer decoder",
-        size=7.6,
-    )
+    text = f"queries {shapes['queries']}\ncontent and place learnt"
+    _box(ax, (78, 69, 17, 6), text, "transformer decoder", size=7.6)
     count = int(shapes["layers"])
     layers = [", ".join(str(layer) for layer in range(level + 1, count + 1, 3)) for level in range(3)]
     for level, y in enumerate((57, 43, 29)):
@@ -376,8 +336,7 @@ def _box(
 ) -> None:
     x, y, width, height = place
     fill, edge = PARTS[part]
-    shape = FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=0.9", fc=fill, ec=edge, lw=1.4)
-    ax.add_patch(shape)
+    ax.add_patch(FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=0.9", fc=fill, ec=edge, lw=1.4))
     look = {"ha": "center", "va": "center", "fontsize": size, "color": INK, "linespacing": 1.15, "rotation": rotation}
     ax.text(x + width / 2, y + height / 2, text, **look)
 
@@ -392,11 +351,9 @@ def _arrow(
     bend: float = 0.0,
     dashed: bool = False,
 ) -> None:
-    curve = f"arc3,rad={bend}"
     look = {"ls": (0, (4, 2)), "color": DASHED} if dashed else {"color": INK}
-    ax.add_patch(
-        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, lw=1.3, connectionstyle=curve, **look)
-    )
+    look |= {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "mutation_scale": 11, "lw": 1.3}
+    ax.add_patch(FancyArrowPatch(start, end, **look))
     if text:
         _label(ax, at or ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 1), text, align)
 
@@ -407,9 +364,6 @@ def _label(ax: Axes, at: tuple[float, float], text: str, align: str = "center", 
     ax.text(*at, text, ha=align, va="bottom", fontsize=8.5, color=color, bbox=plate)
 
 
-# ------------------------------------------------------------------------------------------------------------- details
-
-
 def _draw_costs(ax: Axes, matrix: np.ndarray, chosen: Sequence[tuple[int, int]]) -> None:
     ax.imshow(matrix, cmap="cividis", aspect="auto")
     middle = (matrix.min() + matrix.max()) / 2
@@ -417,9 +371,8 @@ def _draw_costs(ax: Axes, matrix: np.ndarray, chosen: Sequence[tuple[int, int]])
         color = "white" if value < middle else "black"
         ax.text(column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", fontsize=8.5, color=color)
     for row, column in chosen:
-        frame = Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, ec="white", lw=4)
-        ax.add_patch(frame)
-        ax.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, ec="#d55e00", lw=2.2))
+        for color, width in (("white", 4), ("#d55e00", 2.2)):
+            ax.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, ec=color, lw=width))
 
 
 def _no_ticks(axes: Any) -> None:

@@ -10,16 +10,14 @@ import inspect
 import itertools
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 from torch import nn
 
-from m2f_helpers.architecture.reference import Evidence
+from m2f_helpers.architecture.reference import Evidence, sample_of
 from m2f_helpers.architecture.tracing import FunctionTrace, function_source
 
 IDLE = ("loss", "forward", "preprocess_gt", "predict", "_get_targets_single", "_loss_by_feat_single")
@@ -84,8 +82,8 @@ def head_order(evidence: Evidence) -> list[str]:
     return [f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in bases[:4]]
 
 
-def own_methods(evidence: Evidence) -> list[str]:
-    return sorted(name for name, value in vars(type(head(evidence))).items() if inspect.isfunction(value))
+def own_methods(cls: type) -> list[str]:
+    return [name for name, value in vars(cls).items() if inspect.isfunction(value)]
 
 
 def file_of_maskformer(evidence: Evidence) -> str:
@@ -154,11 +152,6 @@ def mask_values(evidence: Evidence) -> str:
     return "real numbers of both signs" if masks.min() < 0 < masks.max() and masks.unique().numel() > 2 else "boolean"
 
 
-def heads_agree(evidence: Evidence) -> bool:
-    blocked = one_prediction(evidence)["blocked"]
-    return bool((blocked == blocked[:1]).all())
-
-
 def reference_points_differ(evidence: Evidence) -> float:
     """Largest difference between the pixel decoder's grid centres and those of the Deformable DETR encoder."""
     decoder, shapes = pixel(evidence), torch.tensor(evidence.encoder["spatial_shapes"])
@@ -178,11 +171,6 @@ def first_offsets(evidence: Evidence) -> list[list[float]]:
     return bias.view(first.num_heads, first.num_levels, first.num_points, 2)[0, 0].round().tolist()
 
 
-def zero_at_start(evidence: Evidence) -> bool:
-    first = attention(evidence)
-    return not (first.sampling_offsets.weight.any() or first.attention_weights.weight.any())
-
-
 def gradient(parameter: nn.Parameter) -> float:
     return float(parameter.grad.abs().max())
 
@@ -200,9 +188,7 @@ def largest_dropout(evidence: Evidence) -> float:
 def instances(evidence: Evidence) -> dict[str, Any]:
     """A 2x3 label map with an ignored pixel, through the installed conversion."""
     label_map = torch.tensor([[[3, 3, 5], [17, 255, 5]]])
-    sample = SegDataSample(metainfo={"img_shape": (2, 3)})
-    sample.gt_sem_seg = PixelData(data=label_map)
-    (found,), _ = head(evidence)._seg_data_to_instance_data([sample])
+    (found,), _ = head(evidence)._seg_data_to_instance_data([sample_of(label_map)])
     ignored = int(found.masks[:, label_map[0] == 255].sum())
     return {"labels": found.labels.tolist(), "masks": tuple(found.masks.shape), "ignored pixels in masks": ignored}
 
@@ -230,11 +216,6 @@ def giga(evidence: Evidence, *names: str) -> float:
     return sum(evidence.macs[name] for name in names) / 1e9
 
 
-def last_einsum(evidence: Evidence) -> float:
-    """Multiply-adds of the sum over queries at full size: not in the modules' forward, but in `predict`."""
-    return giga(evidence, "Global") - giga(evidence, *FORWARD)
-
-
 def loss_with_ignored_logits(evidence: Evidence) -> list[float]:
     """The mask loss of one prediction while only logits under ignored pixels change: -5, 0, 5.
 
@@ -242,9 +223,7 @@ def loss_with_ignored_logits(evidence: Evidence) -> list[float]:
     """
     label_map = torch.full((1, 64, 64), 255)
     label_map[:, :, :32] = 3
-    sample = SegDataSample(metainfo={"img_shape": (64, 64)})
-    sample.gt_sem_seg = PixelData(data=label_map)
-    instances, metas = head(evidence)._seg_data_to_instance_data([sample])
+    instances, metas = head(evidence)._seg_data_to_instance_data([sample_of(label_map)])
     losses = []
     for value in (-5.0, 0.0, 5.0):
         masks = torch.full((1, head(evidence).num_queries, 16, 16), 5.0)  # (B, Q, H, W) at stride 4
@@ -258,8 +237,7 @@ def loss_with_ignored_logits(evidence: Evidence) -> list[float]:
 
 def two_regions_of_one_class(evidence: Evidence) -> tuple[int, int]:
     """Masks and their pixels for a label map with two separate regions of one class."""
-    sample = SegDataSample(metainfo={"img_shape": (1, 5)})
-    sample.gt_sem_seg = PixelData(data=torch.tensor([[[7, 7, 255, 7, 7]]]))
+    sample = sample_of(torch.tensor([[[7, 7, 255, 7, 7]]]))
     (found,), _ = head(evidence)._seg_data_to_instance_data([sample])
     return len(found.masks), int(found.masks.sum())
 
@@ -267,21 +245,13 @@ def two_regions_of_one_class(evidence: Evidence) -> tuple[int, int]:
 def inherited(evidence: Evidence) -> list[list[str]]:
     """Methods that Mask2Former's encoder, decoder and decoder layer define themselves."""
     decoder = head(evidence).transformer_decoder
-    classes = [type(thing) for thing in (pixel(evidence).encoder, decoder, decoder.layers[0])]
-    return [[name for name, value in vars(cls).items() if inspect.isfunction(value)] for cls in classes]
+    return [own_methods(type(thing)) for thing in (pixel(evidence).encoder, decoder, decoder.layers[0])]
 
 
 def attentions(evidence: Evidence) -> tuple[int, set[str], set[int]]:
     layers = head(evidence).transformer_decoder.layers
     inner = [block.attn for layer in layers for block in (layer.cross_attn, layer.self_attn)]
-    return len(inner), {f"{type(a).__module__.partition('.')[0]}.{type(a).__name__}" for a in inner}, {
-        a.num_heads for a in inner
-    }  # fmt: skip
-
-
-def maskformer_starts_at_zero(evidence: Evidence) -> bool:
-    source = evidence.record["MaskFormerHead.forward"].source
-    return any("torch.zeros_like(query_embed)" in line for line in source.lines)
+    return len(inner), set(map(class_name, inner)), {attention.num_heads for attention in inner}
 
 
 def lines_with(evidence: Evidence, pattern: str) -> list[str]:
@@ -309,11 +279,10 @@ def point_shares(evidence: Evidence) -> tuple[float, float]:
     return unsure / shape(evidence, LOSS, "mask_point_preds = point_sample(")[1], unsure / candidates
 
 
-def loss_without_annotations(evidence: Evidence) -> str:
-    """What the conversion of the ground truth misses in a sample that only has an image."""
-    convert = head(evidence)._seg_data_to_instance_data
+def error_of(run: Callable[[], Any]) -> str:
+    """Name and text of the error that something raises."""
     try:
-        convert([SegDataSample()])
-    except AttributeError as error:
-        return str(error)
+        run()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
     return "no error"

@@ -1,7 +1,6 @@
 """One real training step and one real prediction of the published R50 model, shared by everything notebook 03 shows.
 
 The model is built from the config that mmseg installs; its weights are random but seeded, since nothing is downloaded.
-What can be read off a run without trained weights (shapes, counts, order, losses, gradients) is read off this one.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compi
 from m2f_helpers.architecture.notes import covered_functions, uncovered_relatives
 from m2f_helpers.architecture.tracing import ShapeRecord, record_shapes
 from m2f_helpers.config import build_model, published_config
-from m2f_helpers.install.mmcv_ops import pytorch_attention
+from m2f_helpers.install import kernels
 
 
 @dataclass
@@ -81,11 +80,7 @@ def r50_config() -> Config:
 
 
 def reference_batch(size: int = 512, images: int = 1) -> dict[str, list[Any]]:
-    """A drawn room as the data loader would hand it over, before the data preprocessor.
-
-    Args:
-        size: height and width in pixels.
-        images: batch size; the images differ by their noise.
+    """A drawn room, in images that differ by their noise, as the data loader would hand it over.
 
     Returns: `inputs`, a list of `(3, size, size)` uint8 tensors in BGR, and `data_samples` with `gt_sem_seg`
         `(1, size, size)` int64: wall 0, floor 3, ceiling 5, bed 7, painting 22, and a rim of 255 (ignored).
@@ -98,21 +93,22 @@ def reference_batch(size: int = 512, images: int = 1) -> dict[str, list[Any]]:
     colours = generator.integers(40, 215, (256, 3))
     image = colours[label_map].transpose(2, 0, 1)
     label_map[:, : size // 64] = 255
-    inputs, samples = [], []
-    for _ in range(images):
-        noisy = image + generator.normal(0, 12, image.shape)
-        inputs.append(torch.from_numpy(noisy.clip(0, 255).astype(np.uint8)))
-        samples.append(_sample(label_map, size))
-    return {"inputs": inputs, "data_samples": samples}
+    noisy = [(image + generator.normal(0, 12, image.shape)).clip(0, 255).astype(np.uint8) for _ in range(images)]
+    samples = [sample_of(torch.from_numpy(label_map)[None]) for _ in range(images)]
+    return {"inputs": [torch.from_numpy(one) for one in noisy], "data_samples": samples}
+
+
+def sample_of(label_map: Tensor) -> SegDataSample:
+    """A label map `(1, H, W)` int64 as the truth of one image."""
+    size = tuple(label_map.shape[1:])
+    sample = SegDataSample(metainfo={"img_shape": size, "ori_shape": size, "pad_shape": size})
+    sample.gt_sem_seg = PixelData(data=label_map)
+    return sample
 
 
 @cache
 def reference_run(size: int = 512) -> Evidence:
-    """Loss, backward and predict of the R50 model, traced; once per process, about 30 s on two cores.
-
-    Args:
-        size: height and width of the drawn input, in pixels.
-    """
+    """Loss, backward and predict of the R50 model on `size` pixels squared, traced; once per process, about 30 s."""
     config = r50_config()
     return trace_run(config, build_model(config), reference_batch(size))
 
@@ -120,17 +116,15 @@ def reference_run(size: int = 512) -> Evidence:
 def trace_run(config: Config, model: nn.Module, batch: dict[str, list[Any]]) -> Evidence:
     """One training step (without the optimiser) and one prediction, with everything written down that claims need.
 
-    Args:
-        config: what the model was built from.
-        model: a Mask2Former segmentor; its gradients and batch-norm statistics change, as in training.
-        batch: as `reference_batch` gives it.
+    The gradients and batch-norm statistics of the model change, as in training.
     """
     check_mask2former(model)
     labels = [int(value) for value in torch.unique(batch["data_samples"][0].gt_sem_seg.data) if value != 255]
     evidence = Evidence(config, model, labels, ShapeRecord({}), {}, 0.0)
 
     def run(model: nn.Module) -> None:
-        with _seeded(0), pytorch_attention(), _watching(evidence):
+        with torch.random.fork_rng(devices=[]), kernels.disabled(), _watching(evidence):
+            torch.manual_seed(0)
             for step in tqdm([_train_step, _predict], desc="training step, prediction", leave=False):
                 step(model, batch, evidence)
 
@@ -175,13 +169,10 @@ def _watching(evidence: Evidence) -> Iterator[None]:
 
     def note_mask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         mask: Tensor = kwargs["attn_mask"]
-        blocked = mask.float().mean().item()
-        rows = int(mask.all(-1).sum())
-        evidence.attention_masks.append(
-            {"shape": tuple(mask.shape), "dtype": str(mask.dtype), "all_blocked_rows": rows, "blocked": blocked}
-            | {"requires_grad": mask.requires_grad, "keys": kwargs["key"].shape[1]}
-            | {"key_is_value": kwargs["key"] is kwargs["value"], "key_pos": kwargs["key_pos"] is not None}
-        )
+        found = {"shape": tuple(mask.shape), "dtype": str(mask.dtype), "requires_grad": mask.requires_grad}
+        found |= {"all_blocked_rows": int(mask.all(-1).sum()), "blocked": mask.float().mean().item()}
+        found |= {"keys": kwargs["key"].shape[1], "key_is_value": kwargs["key"] is kwargs["value"]}
+        evidence.attention_masks.append(found | {"key_pos": kwargs["key_pos"] is not None})
 
     def note_encoder(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         points = kwargs["reference_points"]
@@ -199,23 +190,7 @@ def _watching(evidence: Evidence) -> Iterator[None]:
         for name, part in parts.items():
             hook = part.register_forward_hook(lambda *_, name=name: evidence.layer_order.append(name))
             stack.callback(hook.remove)
-        for decoder_layer in head.transformer_decoder.layers:
-            hook = decoder_layer.cross_attn.register_forward_pre_hook(note_mask, with_kwargs=True)
-            stack.callback(hook.remove)
-        hook = head.pixel_decoder.encoder.register_forward_pre_hook(note_encoder, with_kwargs=True)
-        stack.callback(hook.remove)
-        yield
-
-
-def _sample(label_map: np.ndarray, size: int) -> SegDataSample:
-    shape = {"img_shape": (size, size), "ori_shape": (size, size), "pad_shape": (size, size)}
-    sample = SegDataSample(metainfo=shape)
-    sample.gt_sem_seg = PixelData(data=torch.from_numpy(label_map)[None])
-    return sample
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        watched = [(decoder_layer.cross_attn, note_mask) for decoder_layer in head.transformer_decoder.layers]
+        for part, note in [*watched, (head.pixel_decoder.encoder, note_encoder)]:
+            stack.callback(part.register_forward_pre_hook(note, with_kwargs=True).remove)
         yield

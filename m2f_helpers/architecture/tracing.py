@@ -1,11 +1,8 @@
 """Shapes beside the source: what every line of a few chosen functions assigned during one real run.
 
-Built for notebook 03. A trace function (`sys.settrace`, which works alike on Python 3.10 to 3.14) watches only the code
-objects of the chosen functions. When a statement has finished, the names it assigned are looked up and their shapes and
-dtypes written down as text and numbers; no tensor is kept.
-
+A trace function (`sys.settrace`, which works alike on Python 3.10 to 3.14) watches the code objects of these functions.
 Python reports a line *before* it runs. So a statement is "pending" from its own line event until the next one, and its
-result is looked up only then: `x = f(y)` on line 7 is noted when line 8 is about to run.
+result is looked up only then: `x = f(y)` on line 7 is noted when line 8 is about to run. No tensor is kept.
 """
 
 from __future__ import annotations
@@ -14,10 +11,12 @@ import ast
 import inspect
 import linecache
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
@@ -77,12 +76,10 @@ class FunctionSource:
 
 @dataclass(frozen=True)
 class Seen:
-    """A value that a line assigned: how it is described, its shape and dtype if it was a tensor, how often in a row."""
+    """A value that a line assigned: how it is described, its shape if it was a tensor, how often in a row."""
 
     text: str
     shape: tuple[int, ...] | None
-    dtype: str | None
-    holds_tensor: bool
     times: int = 1
 
 
@@ -92,30 +89,24 @@ class FunctionTrace:
 
     source: FunctionSource
     calls: int = 0
-    counts: dict[int, int] = field(default_factory=dict)
+    counts: Counter[int] = field(default_factory=Counter)
     seen: dict[int, dict[str, list[Seen]]] = field(default_factory=dict)
     path: list[int] = field(default_factory=list)
 
     def count(self, line: int) -> int:
         """How often the statement on this line ran; of a `for` line, how often its body was entered."""
         statement = self.source.statements.get(line)
-        return self.counts.get(statement.first, 0) if statement else 0
+        return self.counts[statement.first] if statement else 0
 
     def without_shape(self) -> list[int]:
         """First lines of statements that ran and assign something, but whose value was never observed."""
-        missing = []
-        for statement in set(self.source.statements.values()):
-            seen = self.seen.get(statement.first, {})
-            if self.counts.get(statement.first) and any(label not in seen for label in statement.labels):
-                missing.append(statement.first)
-        return sorted(missing)
+        ran = [one for one in set(self.source.statements.values()) if self.counts.get(one.first)]
+        return sorted(one.first for one in ran if set(one.labels) - self.seen.get(one.first, {}).keys())
 
     def shapes(self, text: str, name: str | None = None) -> list[tuple[int, ...]]:
-        """Shapes of a tensor assigned on the line that contains `text`, one per run, in order.
+        """Shapes of a tensor assigned on the one line that contains `text`, one per run, in order.
 
-        Args:
-            text: part of the line; must stand on one line only.
-            name: which of the names, if the line assigns several.
+        `name` says which of the names, if the line assigns several.
         """
         return [seen.shape for seen in self._runs(text, name) if seen.shape is not None]
 
@@ -156,13 +147,8 @@ class ShapeRecord(Mapping[str, FunctionTrace]):
 def record_shapes(model: Any, run: Callable[[Any], Any], functions: Iterable[Callable[..., Any]]) -> ShapeRecord:
     """Run once and write down, per line of the chosen functions, what it assigned and how often it ran.
 
-    The result of the run is not touched, no tensor is kept, and a debugger or coverage tool that was active keeps
-    receiving its events and is back in place afterwards, also when the run raises.
-
-    Args:
-        model: handed to `run`.
-        run: called once as `run(model)`; whatever it returns is dropped.
-        functions: Python functions or methods.
+    A debugger or coverage tool that was active keeps receiving its events and is back in place afterwards, also when
+    the run, `run(model)`, raises.
 
     Raises: ValueError if a function has no source; RuntimeError if the run raises.
     """
@@ -224,7 +210,8 @@ def _source_of_code(function: FunctionType) -> FunctionSource:
 
 
 def _source_of_node(file: str, module: str, qualname: str, node: ast.FunctionDef) -> FunctionSource:
-    first = _first_line(node)
+    first, spec = _first_line(node), node.args
+    arguments = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, spec.vararg, spec.kwarg]
     return FunctionSource(
         name=qualname,
         module=module,
@@ -232,7 +219,7 @@ def _source_of_node(file: str, module: str, qualname: str, node: ast.FunctionDef
         lines=tuple(line.rstrip("\n") for line in linecache.getlines(file)[first - 1 : node.end_lineno]),
         first=first,
         docstring=_docstring_lines(node),
-        parameters={argument.arg: argument.lineno for argument in _arguments(node)},
+        parameters={argument.arg: argument.lineno for argument in arguments if argument},
         statements=_statements(node),
     )
 
@@ -267,12 +254,6 @@ def _docstring_lines(node: ast.FunctionDef) -> tuple[int, int]:
     return (node.body[0].lineno, node.body[0].end_lineno or node.body[0].lineno)
 
 
-def _arguments(node: ast.FunctionDef) -> list[ast.arg]:
-    spec = node.args
-    extra = [argument for argument in (spec.vararg, spec.kwarg) if argument]
-    return [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, *extra]
-
-
 def _statements(node: ast.FunctionDef) -> dict[int, Statement]:
     """Every line that belongs to a statement, with the innermost statement it belongs to."""
     found: dict[int, Statement] = {}
@@ -293,17 +274,12 @@ def _flatten(body: list[ast.stmt]) -> Iterator[Statement]:
         # Of `for x in (` ... `):` the header ends where the body begins; a one-line `for` has both on one line.
         last = node.body[0].lineno - 1 if blocks[0] else node.end_lineno or node.lineno
         span = (node.body[0].lineno, node.body[-1].end_lineno or 0) if blocks[0] else (0, -1)
-        yield Statement(node.lineno, max(last, node.lineno), _kind(node), tuple(_targets(node)), span)
+        kind = "BareReturn" if isinstance(node, ast.Return) and node.value is None else type(node).__name__
+        yield Statement(node.lineno, max(last, node.lineno), kind, tuple(_targets(node)), span)
         for handler in getattr(node, "handlers", []):
             yield Statement(handler.lineno, handler.lineno, "ExceptHandler")
             inner.extend(handler.body)
         yield from _flatten(inner)
-
-
-def _kind(node: ast.stmt) -> str:
-    if isinstance(node, ast.Return) and node.value is None:
-        return "BareReturn"
-    return type(node).__name__
 
 
 def _targets(node: ast.stmt) -> Iterator[ast.expr]:
@@ -366,14 +342,15 @@ def _look_up(target: ast.expr, names: Mapping[str, Any]) -> Any:
 def describe(value: Any) -> str:
     """One line of text for a value, as `(2, 100, 256) float32` or `list of 10: (2, 100, 151) float32`."""
     if _is_array(value):
-        return f"{tuple(value.shape)} {_dtype(value)}"
+        return f"{tuple(value.shape)} {str(value.dtype).replace('torch.', '')}"
     if isinstance(value, list | tuple):
         return _describe_sequence(value)
     if isinstance(value, dict):
-        inner = _join([f"{key}: {describe(item)}" for key, item in list(value.items())[:4]])
+        inner = ", ".join(f"{key}: {describe(item)}" for key, item in list(value.items())[:4])
         return f"dict of {len(value)}: {inner}{', ...' if len(value) > 4 else ''}" if value else "dict of 0"
     if hasattr(value, "all_items"):  # MMEngine's data elements
-        return f"{type(value).__name__}({_join([f'{key} {describe(item)}' for key, item in sorted(value.items())])})"
+        inner = ", ".join(f"{key} {describe(item)}" for key, item in sorted(value.items()))
+        return f"{type(value).__name__}({inner})"
     if isinstance(value, bool | int | str | None):
         return repr(value)
     if isinstance(value, float):
@@ -387,37 +364,13 @@ def _describe_sequence(value: list[Any] | tuple[Any, ...]) -> str:
         return f"{kind} of 0"
     if all(isinstance(item, int) for item in value):
         return f"{kind} {list(value)[:8]}"
-    parts: list[list[Any]] = []
-    for item in value:
-        text = describe(item)
-        if parts and parts[-1][0] == text:
-            parts[-1][1] += 1
-        else:
-            parts.append([text, 1])
+    parts = [(text, len(list(same))) for text, same in groupby(map(describe, value))]
     texts = [text if times == 1 or len(parts) == 1 else f"{times} x {text}" for text, times in parts]
-    return f"{kind} of {len(value)}: {_join(texts[:4])}{', ...' if len(texts) > 4 else ''}"
-
-
-def _join(texts: list[str]) -> str:
-    return ", ".join(texts)
+    return f"{kind} of {len(value)}: {', '.join(texts[:4])}{', ...' if len(texts) > 4 else ''}"
 
 
 def _is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
-
-
-def _dtype(value: Any) -> str:
-    return str(value.dtype).replace("torch.", "")
-
-
-def _holds_tensor(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return any(_holds_tensor(item) for item in value)
-    if isinstance(value, dict):
-        return any(_holds_tensor(item) for item in value.values())
-    if hasattr(value, "all_items"):
-        return any(_holds_tensor(item) for item in value.values())
-    return _is_array(value)
 
 
 @dataclass
@@ -510,8 +463,7 @@ class _Local:
             self._finish(frame, None)
 
     def _count(self, statement: Statement) -> None:
-        counts = self.trace.counts
-        counts[statement.first] = counts.get(statement.first, 0) + 1
+        self.trace.counts[statement.first] += 1
         if self.state.first_call:
             self.trace.path.append(statement.first)
 
@@ -524,16 +476,10 @@ def _in_body(inner: Statement, outer: Statement) -> bool:
 def _note(trace: FunctionTrace, line: int, label: str, value: Any) -> None:
     if value is _MISSING:
         return
-    array = _is_array(value)
-    seen = Seen(
-        text=describe(value),
-        shape=tuple(value.shape) if array else None,
-        dtype=_dtype(value) if array else None,
-        holds_tensor=_holds_tensor(value),
-    )
+    seen = Seen(describe(value), tuple(value.shape) if _is_array(value) else None)
     runs = trace.seen.setdefault(line, {}).setdefault(label, [])
     if runs and runs[-1].text == seen.text:  # the same again: count it, so that a loop of 160,000 rounds stays small
-        seen = Seen(seen.text, seen.shape, seen.dtype, seen.holds_tensor, runs.pop().times + 1)
+        seen = Seen(seen.text, seen.shape, runs.pop().times + 1)
     runs.append(seen)
 
 

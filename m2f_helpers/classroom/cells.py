@@ -1,4 +1,4 @@
-"""Exercises and their solutions, read from a notebook: how a test puts each solution into its cell."""
+"""Exercises and their solutions, read from a notebook."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import copy
 import re
 from dataclasses import dataclass
 from typing import Any
-
-import nbformat
-
-from m2f_helpers import exercises
 
 NAME_TAG = "student"  # the cell in which a student writes a name
 SOLUTION = re.compile(r"^### Solution \d\d\.\d+\n.*?</details>\n?", re.M | re.S)
@@ -47,15 +43,6 @@ def asked_in(cell: Any) -> str:
     return found[-1] if found else ""
 
 
-def with_solutions(notebook: Any) -> Any:
-    """A copy that asks each exercise twice: as it comes, and in a new cell with the solution."""
-    solved = copy.deepcopy(notebook)
-    for exercise in reversed(read_exercises(notebook)):
-        cell = nbformat.v4.new_code_cell(f"{exercise.solution}\n{exercise.question}", metadata={"tags": ["solution"]})
-        solved.cells.insert(exercise.cell + 1, cell)
-    return solved
-
-
 def without_solutions(notebook: Any) -> Any:
     """A copy in which no folded solution is left."""
     plain = copy.deepcopy(notebook)
@@ -64,10 +51,3 @@ def without_solutions(notebook: Any) -> Any:
             cell.source = SOLUTION.sub("", cell.source).strip()
     plain.cells = [cell for cell in plain.cells if cell.cell_type != "markdown" or cell.source]
     return plain
-
-
-def verdicts(notebook: Any) -> list[tuple[str, bool]]:
-    """What `check` said in an executed notebook, in order: number of the exercise, right or not yet."""
-    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
-    found = [data[exercises.MIME] for data in outputs if exercises.MIME in data]
-    return [(entry["exercise"], entry["right"]) for entry in found]

@@ -41,18 +41,15 @@ class Section:
     aim: str
     minutes: int
     skip: bool
-    mistakes: tuple[tuple[str, str], ...]
-    questions: tuple[str, ...]
+    mistakes: Sequence[Sequence[str]]
+    questions: Sequence[str]
 
 
 def build(out: str | Path, minutes: int = 45, runs: str | Path = "runs", zipped: bool = False) -> dict[str, int]:
     """Make every edition of the five notebooks in one folder, or leave everything as it was.
 
-    Args:
-        out: the folder; an earlier edition in it is replaced, anything else is refused.
-        minutes: of one lesson.
-        runs: where the teacher's notebooks are executed; what an earlier `m2f run` left there is used again.
-        zipped: pack student and teacher editions into a zip file each as well.
+    An earlier edition in `out` is replaced, anything else is refused. `minutes` is the length of a lesson. What
+    `m2f run` left in `runs` is used again. `zipped` packs student and teacher editions as well.
 
     Returns: number of files by part.
     Raises: ValueError or OSError in one sentence; then nothing is left behind.
@@ -68,23 +65,14 @@ def build(out: str | Path, minutes: int = 45, runs: str | Path = "runs", zipped:
     texts = {name: sections(name, notebook) for name, notebook in sources.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     files.remove_orphans(out.parent, f".{out.name}.*.part")
-    work = Path(files.temporary_name(out))
-    try:
+    with files.replacing(out) as work:
         work.mkdir()
         write_all(work, sources, texts, minutes, Path(runs).resolve(), zipped)
-        _replace(out, work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return {part: sum(path.is_file() for path in (out / part).rglob("*")) for part in PARTS}
 
 
 def write_all(
-    work: Path,
-    sources: Mapping[str, Any],
-    texts: Mapping[str, list[Section]],
-    minutes: int,
-    runs: Path,
-    zipped: bool,
+    work: Path, sources: Mapping[str, Any], texts: Mapping[str, list[Section]], minutes: int, runs: Path, zipped: bool
 ) -> None:
     """Every part, into a folder that exists."""
     for part in PARTS:
@@ -126,12 +114,7 @@ def sections(name: str, notebook: Any) -> list[Section]:
     lost = [heading for heading in headings(notebook) if heading not in known]
     if lost:
         raise ValueError(f"{path.name} has no text for the section {lost[0]!r} of {name}")
-    return [_section(heading, known[heading]) for heading in headings(notebook)]
-
-
-def _section(heading: str, entry: dict[str, Any]) -> Section:
-    mistakes = tuple((seen, say) for seen, say in entry["mistakes"])
-    return Section(heading, entry["aim"], entry["minutes"], entry["skip"], mistakes, tuple(entry["questions"]))
+    return [Section(heading, **known[heading]) for heading in headings(notebook)]
 
 
 def student(source: Any, name: str) -> Any:
@@ -155,10 +138,7 @@ def student(source: Any, name: str) -> Any:
 
 
 def _nbgrader(grade_id: str) -> dict[str, Any]:
-    """Metadata of nbgrader's schema 3: a locked cell that is worth a point.
-
-    The student's own cells carry none: nbgrader would empty a cell marked as a solution.
-    """
+    """Of a locked cell worth a point, schema 3. The student's cells have none: nbgrader would empty a solution."""
     kind = {"grade": True, "locked": True, "solution": False, "task": False, "points": 1, "schema_version": 3}
     return {"grade_id": grade_id.replace(".", "-"), "cell_type": "code", **kind}
 
@@ -170,15 +150,11 @@ def teacher(source: Any, texts: Sequence[Section]) -> Any:
         cell = edition.cells[exercise.cell]
         started = cell.source.replace(exercise.question, "").rstrip()
         cell.source = f"{started}\n\n# Solution\n{exercise.solution}\n{exercise.question}"
-    notes = {section.heading: note(section) for section in texts}
+    notes = {section.heading: f"\n\n{note(section)}" for section in texts}
     for cell in edition.cells:
         if cell.cell_type == "markdown":
-            cell.source = re.sub(r"^## (.+)$", lambda match: _with_note(match, notes), cell.source, flags=re.M)
+            cell.source = re.sub(r"^## (.+)$", lambda head: head[0] + notes.get(head[1], ""), cell.source, flags=re.M)
     return edition
-
-
-def _with_note(match: re.Match, notes: Mapping[str, str]) -> str:
-    return match[0] + (f"\n\n{notes[match[1]]}" if match[1] in notes else "")
 
 
 def note(section: Section) -> str:
@@ -276,12 +252,3 @@ def divide(chosen: Sequence[Section], lessons: int) -> list[list[Section]]:
 
 def _named(part: Sequence[Section]) -> str:
     return "; ".join(f"{section.heading} ({section.minutes} min)" for section in part)
-
-
-def _replace(out: Path, work: Path) -> None:
-    """Put the finished folder in the place of the old one, which goes only when the new one stands."""
-    aside = out.with_name(f".{out.name}.{os.getpid()}.old.part")
-    if out.exists():
-        os.rename(out, aside)
-    os.rename(work, out)
-    shutil.rmtree(aside, ignore_errors=True)

@@ -1,21 +1,15 @@
 """Grades submitted notebooks, each in a process of its own, and writes one table.
 
-Of a notebook run the cells that its answers need and those that the student wrote or changed; our other cells, the
-training among them, do not. The answers come out as data and are compared here, where a submission cannot reach.
-
-A submission is foreign code. It runs with limits of time and memory, in an empty folder of its own and with that folder
-as its home. This stops what goes wrong by accident: endless loops, full memory, files deleted where they are. It does
-not stop ill will: the code runs with the rights of whoever grades, can read and delete what they can, and can reach the
-network. For submissions from people you do not trust, grade on a machine or in a container of its own.
+Of a notebook run the cells that its answers need and those that the student wrote or changed. The answers come out as
+data and are compared here, where a submission cannot reach. A submission is foreign code: the limits and the empty
+folder that is its home stop what goes wrong by accident, not ill will (see `m2f class grade --help`).
 """
 
 from __future__ import annotations
 
 import ast
 import copy
-import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -30,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import psutil
 from tqdm.auto import tqdm
 
 from m2f_helpers import execution, exercises, files
 from m2f_helpers.classroom.cells import NAME_TAG, Exercise, asked_in, read_exercises
 from m2f_helpers.classroom.needed import SKIP, needed
-from m2f_helpers.quiet import one_line
+from m2f_helpers.quiet import one_line, shortened
 
 TABLE = "grades.csv"
 KEPT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "SYSTEMROOT", "OMP_NUM_THREADS", "VIRTUAL_ENV")
@@ -69,8 +64,7 @@ def grade(folder: str | Path, out: str | Path, limits: Limits = Limits(), jobs: 
     Args:
         folder: with submitted notebooks, in any sub-folders; nothing in it is changed.
         out: folder for `grades.csv` and the executed notebooks; made if needed.
-        limits: of each submission.
-        jobs: submissions graded at the same time.
+        limits: of each submission; `jobs` of them are graded at the same time.
 
     Returns: the rows of `grades.csv`, by file; the table is whole after every submission.
     Raises: FileNotFoundError or ValueError if there is no notebook, or `out` lies inside `folder`.
@@ -78,7 +72,9 @@ def grade(folder: str | Path, out: str | Path, limits: Limits = Limits(), jobs: 
     folder, out = Path(folder).resolve(), Path(out).resolve()
     if folder == out or folder in out.parents:
         raise ValueError(f"--out {out} lies inside the submissions {folder}; choose a folder outside")
-    submissions = find_submissions(folder)
+    submissions = sorted(path for path in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+    if not submissions:
+        raise FileNotFoundError(f"{folder}: expected submitted notebooks (*.ipynb), found none")
     out.mkdir(parents=True, exist_ok=True)
     known = read_known(out, {path: _digest(path) for path in submissions})
     todo = [path for path in submissions if path not in known]
@@ -89,14 +85,6 @@ def grade(folder: str | Path, out: str | Path, limits: Limits = Limits(), jobs: 
             write_table(out, known)
     write_table(out, known)
     return [row for path in submissions for row in known[path]]
-
-
-def find_submissions(folder: Path) -> list[Path]:
-    """The notebooks below a folder, sorted. FileNotFoundError if there is none."""
-    found = sorted(path for path in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
-    if not found:
-        raise FileNotFoundError(f"{folder}: expected submitted notebooks (*.ipynb), found none")
-    return found
 
 
 def grade_one(path: Path, folder: Path, out: Path, limits: Limits) -> list[Grade]:
@@ -183,14 +171,11 @@ def execute(notebook: Any, limits: Limits) -> tuple[Any, str]:
         work.mkdir()
         nbformat.write(notebook, source)
         environment = {name: os.environ[name] for name in KEPT if name in os.environ}
-        environment |= {
-            "HOME": str(work),
-            "USERPROFILE": str(work),
-            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        }
+        environment |= {"HOME": str(work), "USERPROFILE": str(work)}
+        environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
         command = [sys.executable, "-m", "m2f_helpers.classroom.runner", str(source), str(limits.cell_seconds)]
         quiet = {stream: subprocess.DEVNULL for stream in ("stdin", "stdout", "stderr")}
-        process = subprocess.Popen(command, cwd=work, env=environment, **quiet)
+        process = psutil.Popen(command, cwd=work, env=environment, **quiet)
         fault = watch(process, limits)
         try:
             return nbformat.read(source, as_version=4), fault
@@ -198,11 +183,13 @@ def execute(notebook: Any, limits: Limits) -> tuple[Any, str]:
             return notebook, fault or "the submission damaged its own notebook while it ran"
 
 
-def watch(process: subprocess.Popen, limits: Limits) -> str:
+def watch(process: psutil.Popen, limits: Limits) -> str:
     """Wait for a process; end it and all its children when they use too much. Returns what was too much."""
     end = time.monotonic() + limits.minutes * 60
     while process.poll() is None:
-        family = _family(process.pid)
+        family = [process]
+        with suppress(psutil.NoSuchProcess):
+            family = [*process.children(recursive=True), process]
         if time.monotonic() > end:
             fault = f"stopped after {limits.minutes:g} minutes"
         elif _memory(family) > limits.memory * 2**30:
@@ -231,39 +218,25 @@ def judge(executed: Any, exercise: Exercise, fault: str) -> tuple[int, str]:
         except (TypeError, KeyError, RecursionError):  # handed in by something else than our question
             right = False
         return int(right), "right" if right else "not yet"
-    errors = [f"{output.ename}: {output.evalue}" for output in outputs if output.output_type == "error"]
-    said = " ".join(errors[0].split())[:200] if errors else ""
-    return 0, said or fault or "the answer could not be looked at"
+    errors = [" ".join(f"{o.ename}: {o.evalue}".split()) for o in outputs if o.output_type == "error"]
+    return 0, shortened(errors[0], 200) if errors else fault or "the answer could not be looked at"
 
 
 def read_known(out: Path, digests: dict[Path, str]) -> dict[Path, list[Grade]]:
     """Rows of submissions graded in an earlier run, by path."""
-    known = {}
-    for path, digest in digests.items():
-        if (out / f"{digest}.json").is_file():
-            known[path] = [Grade(**row) for row in json.loads((out / f"{digest}.json").read_text(encoding="utf-8"))]
-    return known
+    stored = {path: out / f"{digest}.json" for path, digest in digests.items()}
+    there = {path: file.read_text(encoding="utf-8") for path, file in stored.items() if file.is_file()}
+    return {path: [Grade(**row) for row in json.loads(text)] for path, text in there.items()}
 
 
 def write_table(out: Path, known: dict[Path, list[Grade]]) -> None:
     """Write `grades.csv`; it begins with a byte-order mark, so that Excel reads names right."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(Grade.__dataclass_fields__)
-    writer.writerows(list(asdict(row).values()) for path in sorted(known) for row in known[path])
-    files.write(out / TABLE, text.getvalue().encode("utf-8-sig"))
+    rows = [row for path in sorted(known) for row in known[path]]
+    files.write(out / TABLE, pd.DataFrame(rows).to_csv(index=False).encode("utf-8-sig"))
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.as_posix().encode() + path.read_bytes()).hexdigest()[:16]
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    try:
-        head = psutil.Process(pid)
-        return [*head.children(recursive=True), head]
-    except psutil.NoSuchProcess:
-        return []
 
 
 def _memory(family: list[psutil.Process]) -> int:

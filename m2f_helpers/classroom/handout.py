@@ -14,29 +14,13 @@ import nbformat
 
 from m2f_helpers import export, files
 from m2f_helpers.classroom.slides import without_notes
+from m2f_helpers.resources import resource
 
 FIGURES = 4
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 # Alone, headless, and talking to nobody; a browser does not start as root with its sandbox.
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--no-pdf-header-footer"]
-STYLE = """
-@page { size: A4; margin: 13mm 14mm; }
-* { box-sizing: border-box; }
-body { max-width: 182mm; margin: 0 auto; font: 9.6pt/1.36 system-ui, sans-serif; color: #1f2328; }
-h1 { font-size: 17pt; margin: 0 0 2mm; }
-h2 { font-size: 12pt; margin: 4mm 0 1mm; }
-h3 { font-size: 10pt; margin: 2.5mm 0 .5mm; }
-p, ul { margin: 0 0 1.5mm; }
-ul { padding-left: 5mm; }
-pre { font-size: 8pt; margin: 1mm 0; white-space: pre-wrap; }
-.name { float: right; font-size: 9pt; }
-.figures { display: grid; grid-template-columns: 1fr 1fr; gap: 3mm; margin: 3mm 0; }
-figure { margin: 0; }
-.figures img { width: 100%; max-height: 68mm; object-fit: contain; }
-.exercises { break-before: page; columns: 2; column-gap: 7mm; }
-.exercises > div { break-inside: avoid; min-height: 70mm; border-bottom: .3mm dotted #8c959f; }  /* room to write */
-"""
 
 
 def write(folder: Path, name: str, executed: Any, title: str) -> Path:
@@ -64,9 +48,10 @@ def page(executed: Any, title: str) -> str:
     tasks = re.findall(r"^### ((?:Exercise|Project) \d\d.*?)(?=^### |^## |\Z)", text, re.M | re.S)
     blocks = "".join(f"<div>{_html('### ' + task)}</div>" for task in tasks)
     figures = "".join(f"<figure>{image}</figure>" for image in figures_of(shown)[:FIGURES])
+    style = resource("classroom/texts/handout.css").read_text(encoding="utf-8")
     learn, summary = (_html(_part(text, heading)) for heading in ("What you will learn", "Summary"))
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style></head><body>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style></head><body>
 <p class="name">Name: ______________________</p><h1>{html.escape(title)}</h1>
 {learn}<div class="figures">{figures}</div><h2>In short</h2>{summary}
 <div class="exercises"><h2>Exercises</h2>{blocks}</div></body></html>

@@ -1,9 +1,8 @@
 """A folder for a memory stick, from which a laptop without network or administrator installs and runs everything.
 
-pip resolves and downloads for another platform, but it judges environment markers (`; sys_platform == "win32"`) by the
-machine it runs on. So each resolution is closed by hand: what the wheels require on the target comes in, what they
-require only here goes out. torch is resolved as a stub of no size and then fetched alone, because its CUDA libraries
-hang on it for Linux; where it finds a CPU build is the caller's choice (`torch_from`).
+pip resolves for another platform, but it judges environment markers (`; sys_platform == "win32"`) by the machine it
+runs on. So each resolution is closed by hand: what the wheels require on the target comes in, what they require only
+here goes out. torch is resolved as a stub and then fetched alone, because its CUDA libraries hang on it for Linux.
 """
 
 from __future__ import annotations
@@ -58,42 +57,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 LIST = "SHA256SUMS"
 TEXTS = "m2f_helpers/classroom/texts/"
 WANTED = ("jupyterlab", "numba")  # beside the project itself: where students work, and the fast kernel
-SCRIPTS = {
-    "install.sh": """#!/bin/sh
-# Installs the tutorial beside this file, without network and without administrator. Needs Python {pythons}.
-cd "$(dirname "$0")" || exit 1
-fits="import sys; sys.exit('%d.%d' % sys.version_info[:2] not in sys.argv)"
-for python in {candidates} python3 ""; do "$python" -c "$fits" {versions} 2>/dev/null && break; done
-if [ -z "$python" ]; then
-  echo "Python {pythons} is needed and was not found: install it and call install.sh again." >&2
-  exit 1
-fi
-"$python" -m venv venv || exit 1
-venv/bin/python -m pip install --quiet --no-index --find-links wheels "m2f-helpers[fast]" jupyterlab || exit 1
-echo "Ready. Start with: venv/bin/jupyter lab notebooks"
-""",
-    "install.bat": """@echo off
-rem Installs the tutorial beside this file, without network and without administrator. Needs Python {pythons}.
-cd /d "%~dp0" || exit /b 1
-set "FOUND="
-set "FITS=import sys; sys.exit('%%d.%%d' %% sys.version_info[:2] not in sys.argv)"
-for %%v in ({versions}) do if not defined FOUND py -%%v -c "%FITS%" %%v >nul 2>nul && set "FOUND=py -%%v"
-if not defined FOUND python -c "%FITS%" {versions} >nul 2>nul && set "FOUND=python"
-if not defined FOUND (
-  echo Python {pythons} is needed and was not found: install it and call install.bat again.
-  goto failed
-)
-%FOUND% -m venv venv || goto failed
-set "PIP=venv\\Scripts\\python.exe -m pip install --quiet --no-index --find-links wheels"
-%PIP% "m2f-helpers[fast]" jupyterlab || goto failed
-echo Ready. Start with: venv\\Scripts\\jupyter lab notebooks
-pause
-exit /b 0
-:failed
-pause
-exit /b 1
-""",
-}
+SCRIPTS = ("install.sh", "install.bat")  # in `texts`
 
 
 @dataclass(frozen=True)
@@ -118,8 +82,7 @@ def build_kit(
 
     Args:
         out: the folder; made if needed. One that holds anything but a kit is refused.
-        pythons: versions of `PYTHONS`.
-        platforms: keys of `PLATFORMS`.
+        pythons, platforms: out of `PYTHONS` and `PLATFORMS`.
         wheel: this project's wheel; None builds it from the checkout.
         torch_from: where pip looks for torch first, an index address or a folder. Without it, the Linux build is the
             usual one, with CUDA beside it on the list of sizes.
@@ -137,10 +100,8 @@ def build_kit(
     files.remove_orphans(out / "wheels")
     own = place_own_wheel(out / "wheels", wheel)
     without_answers(own)
-    wanted = {}
-    for python, platform in product(pythons, platforms):
-        for item in resolve(own, python, platform, torch_from):
-            wanted[item.name] = item
+    targets = product(pythons, platforms)
+    wanted = {item.name: item for target in targets for item in resolve(own, *target, torch_from)}
     print(sizes(wanted.values(), out / "wheels"), flush=True)
     fetch(wanted.values(), out / "wheels")
     for stale in {path.name for path in (out / "wheels").iterdir()} - {own.name, *wanted}:
@@ -187,9 +148,8 @@ def without_answers(wheel: Path) -> None:
         notebook = nbformat.reads(members[name].decode(), as_version=4)
         members[name] = nbformat.writes(without_solutions(notebook)).encode()
     record = next(name for name in members if name.endswith(".dist-info/RECORD"))
-    members[record] = "".join(
-        [*(_record_row(n, b) for n, b in members.items() if n != record), f"{record},,\n"]
-    ).encode()
+    rows = [_record_row(member, content) for member, content in members.items() if member != record]
+    members[record] = "".join([*rows, f"{record},,\n"]).encode()
     with files.replacing(wheel) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -201,21 +161,17 @@ def _record_row(name: str, content: bytes) -> str:
 
 
 def resolve(own: Path, python: str, platform: str, torch_from: str | None = None) -> list[Wheel]:
-    """All wheels that the project needs on a target, at the tested versions.
-
-    Args:
-        own: this project's wheel.
-        python, platform: the target.
-        torch_from: as for `build_kit`.
-    """
+    """All wheels that the project needs on a target, at the tested versions; `torch_from` as for `build_kit`."""
     environment = target_environment(python, platform)
     pins = target_pins(environment)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         stub = write_stub(work, "torch", pins["torch"])
         asked = [f"m2f-helpers @ {own.resolve().as_uri()}", *WANTED]
-        found = report(work, [f"torch=={pins['torch']}"], python, platform, pins, torch_from, alone=True)
+        index = ["--find-links" if Path(torch_from).is_dir() else "--index-url", torch_from] if torch_from else []
+        found = report(work, ["--no-deps", *index, f"torch=={pins['torch']}"], python, platform, pins)
         while asked:
+            asked = ["--find-links", str(work / "stub"), *asked]
             found = report(work, asked, python, platform, pins | {"torch": stub}) | found
             asked = missing_on_target(found, environment)
     stay = needed_on_target(found, environment) - {"m2f-helpers"}
@@ -224,11 +180,8 @@ def resolve(own: Path, python: str, platform: str, torch_from: str | None = None
 
 def target_environment(python: str, platform: str) -> dict[str, str]:
     """The values of environment markers on the target."""
-    return (
-        default_environment()
-        | PLATFORMS[platform][1]
-        | {"python_version": python, "python_full_version": PATCH.format(python)}
-    )
+    versions = {"python_version": python, "python_full_version": PATCH.format(python)}
+    return default_environment() | PLATFORMS[platform][1] | versions
 
 
 def target_pins(environment: dict[str, str]) -> dict[str, str]:
@@ -239,24 +192,13 @@ def target_pins(environment: dict[str, str]) -> dict[str, str]:
     return {canonicalize_name(entry.name): next(iter(entry.specifier)).version for entry in kept}
 
 
-def report(
-    work: Path,
-    asked: Sequence[str],
-    python: str,
-    platform: str,
-    pins: dict[str, str],
-    links: str | None = None,
-    alone: bool = False,
-) -> dict[str, dict[str, Any]]:
-    """What pip would install for the target, by name; nothing is downloaded but metadata."""
+def report(work: Path, asked: Sequence[str], python: str, platform: str, pins: dict[str, str]) -> dict[str, dict]:
+    """What pip would install for the target, by name; `asked` may hold options. Only metadata is downloaded."""
     (work / "pins.txt").write_text("".join(f"{name}=={version}\n" for name, version in pins.items()), encoding="utf-8")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
     command += ["--only-binary", ":all:", "--python-version", PATCH.format(python), "--target", str(work / "target")]
     command += [word for tag in PLATFORMS[platform][0] for word in ("--platform", tag)]
     command += ["--constraint", str(work / "pins.txt"), "--report", str(work / "report.json")]
-    command += ["--no-deps"] if alone else ["--find-links", str(work / "stub")]
-    if links:
-        command += ["--find-links", links] if Path(links).is_dir() else ["--index-url", links]
     run([*command, *asked])
     entries = json.loads((work / "report.json").read_text(encoding="utf-8"))["install"]
     return {canonicalize_name(entry["metadata"]["name"]): entry for entry in entries}
@@ -295,13 +237,14 @@ def write_stub(work: Path, name: str, version: str) -> str:
     """A wheel with a name, a version and nothing in it; the version with a suffix, so that pip prefers no other."""
     version += "+stub"
     (work / "stub").mkdir()
-    info = f"{name}-{version}.dist-info"
+    texts = {
+        "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        "WHEEL": "Wheel-Version: 1.0\nGenerator: m2f\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "RECORD": "",
+    }
     with zipfile.ZipFile(work / "stub" / f"{name}-{version}-py3-none-any.whl", "w") as archive:
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: m2f\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
+        for file, text in texts.items():
+            archive.writestr(f"{name}-{version}.dist-info/{file}", text)
     return version
 
 
@@ -354,8 +297,8 @@ def add_lessons(out: Path, pythons: Sequence[str], pages: str | Path | None) -> 
         shutil.copy(page, out / "pages")
     words = {"pythons": " or ".join(pythons), "versions": " ".join(pythons)}
     words["candidates"] = " ".join(f"python{version}" for version in pythons)
-    for name, text in SCRIPTS.items():
-        lines = text.format(**words)
+    for name in SCRIPTS:
+        lines = resource(f"classroom/texts/{name}").read_text(encoding="utf-8").format(**words)
         files.write(out / name, lines.replace("\n", "\r\n") if name.endswith(".bat") else lines)
         (out / name).chmod(0o755)
 

@@ -17,9 +17,7 @@ def needed(sources: Sequence[str], asked: Collection[int]) -> set[int]:
 
     From the last cell to the first: a cell is needed if it makes or changes a name that a needed one behind it reads.
 
-    Args:
-        sources: code of every cell; `""` for text. Code that Python cannot read makes and reads nothing.
-        asked: positions that are needed in any case.
+    `sources` is the code of every cell, `""` for text; what Python cannot read makes and reads nothing.
     """
     codes = [_readable(source) for source in sources]
     imported = set().union(*(_names(code, "is_imported") for code in codes))  # modules do not change

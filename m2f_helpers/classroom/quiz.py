@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class Question:
 
     number: str
     text: str
-    options: tuple[str, ...]
+    options: Sequence[str]
     right: int
     reason: str
 
@@ -29,10 +30,7 @@ class Question:
 def read_questions() -> list[Question]:
     """The questions in the order of the notebooks. Numbers count as those of exercises do: `90.1` to `90.20`."""
     entries = json.loads(QUESTIONS.read_text(encoding="utf-8"))
-    return [
-        Question(f"90.{i}", entry["text"], tuple(entry["options"]), entry["right"], entry["reason"])
-        for i, entry in enumerate(entries, start=1)
-    ]
+    return [Question(f"90.{i}", **entry) for i, entry in enumerate(entries, start=1)]
 
 
 def write(folder: Path) -> None:
@@ -45,16 +43,13 @@ def write(folder: Path) -> None:
 
 def notebook(questions: list[Question]) -> nbformat.NotebookNode:
     """A cell for each question; the student writes a letter, `check` says right or not yet."""
-    cells = [
-        nbformat.v4.new_markdown_cell(
-            "# Quiz\n\nTwenty questions about notebooks 01 to 05. Write the letter, run the cell."
-        ),
-        nbformat.v4.new_code_cell("from m2f_helpers.exercises import check"),
-    ]
+    text, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+    cells = [text("# Quiz\n\nTwenty questions about notebooks 01 to 05. Write the letter, run the cell.")]
+    cells.append(code("from m2f_helpers.exercises import check"))
     for question in questions:
         lines = [f"- **{letter}** {option}" for letter, option in zip(LETTERS, question.options, strict=True)]
-        cells.append(nbformat.v4.new_markdown_cell(f"### {question.number}\n\n{question.text}\n\n" + "\n".join(lines)))
-        cells.append(nbformat.v4.new_code_cell(f'check("{question.number}", "")  # a, b, c or d'))
+        cells.append(text(f"### {question.number}\n\n{question.text}\n\n" + "\n".join(lines)))
+        cells.append(code(f'check("{question.number}", "")  # a, b, c or d'))
     for position, cell in enumerate(cells):
         cell["id"] = f"quiz-{position}"
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}

@@ -6,7 +6,7 @@ import copy
 import html
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,25 +16,11 @@ from bs4 import BeautifulSoup
 
 from m2f_helpers import export
 from m2f_helpers.classroom.cells import SOLUTION, asked_in
+from m2f_helpers.resources import resource
 
 TALL = 12  # a code cell with more lines is folded on its slide
 ROOM = 19  # lines of text that a slide holds
 WIDTH = 100  # letters in one of them
-STYLE = """
-.reveal { font-size: 22px; }
-.reveal .slides { text-align: left; }
-.reveal h1, .reveal h2, .reveal h3 { text-transform: none; }
-.reveal h1 { font-size: 2em; }
-.reveal h2 { font-size: 1.5em; }
-.reveal section { max-height: 680px; overflow-y: auto; }
-.reveal section img { display: block; margin: 0 auto; max-width: 100%; max-height: 590px; background: #fff; }
-.reveal pre { width: 100%; padding: .5em; font-size: 15px; background: #f5f7f9; box-shadow: none; }
-.reveal pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-.reveal table { font-size: 15px; }
-.reveal .where { margin: 0 0 .4em; font-size: 16px; color: #57606a; }
-.reveal summary { font-size: 16px; color: #57606a; }
-"""
-
 FORMULA = re.compile(r"\$\$.*?\$\$", re.S)
 # What is a little too high for its slide becomes smaller; what is still too high can be scrolled.
 FIT = """
@@ -48,14 +34,9 @@ Reveal.on('ready', fit); Reveal.on('slidechanged', fit);
 
 
 def page(executed: Any, title: str, texts: Sequence[Any]) -> str:
-    """The slides of a notebook.
+    """The slides of an executed teacher's edition, as a page that loads nothing from elsewhere.
 
-    Args:
-        executed: the teacher's edition with its outputs; it is left as it is.
-        title: of the notebook.
-        texts: the teacher's text of each section; what they say stands in the presenter's view (key S).
-
-    Returns: a page that loads nothing from elsewhere.
+    `texts` are the teacher's text of each section; what they say stands in the presenter's view (key S).
     Raises: ModuleNotFoundError if the package that carries reveal.js is not installed.
     """
     notes = {section.heading: section for section in texts}
@@ -64,16 +45,7 @@ def page(executed: Any, title: str, texts: Sequence[Any]) -> str:
         heading = re.match(r"##? (.+)$", cells[0].source, re.M) if cells[0].cell_type == "markdown" else None
         where, current = (heading[1], notes.get(heading[1])) if heading else (where, current)
         slides.append(_slide(cells, current, "" if heading else where))
-    parts = {name: _library(path) for name, path in LIBRARY.items()}
-    return _frame(html.escape(title), "\n".join(slides), parts)
-
-
-LIBRARY = {
-    "css": "dist/reveal.css",
-    "theme": "dist/theme/white.css",
-    "js": "dist/reveal.js",
-    "notes": "plugin/notes/notes.js",
-}
+    return _frame(html.escape(title), "\n".join(slides))
 
 
 def _library(path: str) -> str:
@@ -120,18 +92,15 @@ def split(cells: Sequence[Any]) -> list[list[Any]]:
 
 def portions(text: str) -> list[str]:
     """A text cut between paragraphs and rows of lists into parts that a slide holds."""
+    text = FORMULA.sub(lambda found: " ".join(found[0].split()), text)  # each on one line
     parts: list[str] = []
-    for block in re.split(r"(\n\n(?!\s)|\n(?=(?:[-*]|\d+\.) ))", FORMULA.sub(_on_one_line, text)):
+    for block in re.split(r"(\n\n(?!\s)|\n(?=(?:[-*]|\d+\.) ))", text):
         longer = (parts[-1] if parts else "") + block
         if not parts or lines_of(nbformat.v4.new_markdown_cell(longer)) > ROOM and block.strip():
             parts.append(block)
         else:
             parts[-1] = longer
     return parts
-
-
-def _on_one_line(match: re.Match) -> str:
-    return " ".join(match[0].split())
 
 
 def _output(output: Any) -> Any:
@@ -179,15 +148,16 @@ def _aside(section: Any) -> str:
     return f'<aside class="notes">{"".join(rows)}</aside>'
 
 
-def _frame(title: str, slides: str, parts: Mapping[str, str]) -> str:
+def _frame(title: str, slides: str) -> str:
+    style = resource("classroom/texts/slides.css").read_text(encoding="utf-8")
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title} · slides</title>
-<style>{parts["css"]}</style><style>{parts["theme"]}</style><style>{STYLE}</style></head>
+<style>{_library("dist/reveal.css")}</style><style>{_library("dist/theme/white.css")}</style><style>{style}</style></head>
 <body><div class="reveal"><div class="slides">
 {slides}
 </div></div>
-<script>{parts["js"]}</script><script>{parts["notes"]}</script>
+<script>{_library("dist/reveal.js")}</script><script>{_library("plugin/notes/notes.js")}</script>
 <script>{FIT}
 Reveal.initialize({{hash: true, width: 1100, height: 700, center: false, plugins: [RevealNotes]}});</script>
 </body></html>

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
+from m2f_helpers.data.formats.source import some, spread
 from m2f_helpers.data.labels import IGNORE, LabelProblem, check_pair, read_label
 from m2f_helpers.data.layout import DataFolder, Pair, read_data
 from m2f_helpers.images import dropped
@@ -41,18 +42,14 @@ class CheckReport:
         """Number of problems on which training would fail or learn nonsense."""
         return sum(problem.severity == "error" for problem in self.problems)
 
-    def text(self, shown: int = 20) -> str:
-        """The problems, one line each, and a closing line with numbers."""
-        lines = [str(problem) for problem in self.problems[:shown]]
-        if len(self.problems) > shown:
-            lines.append(f"... and {len(self.problems) - shown} more")
-        counts = f"{self.errors} errors, {len(self.problems) - self.errors} warnings"
-        return "\n".join(
-            [*lines, f"{self.data.counts}, {self.looked} looked at, {len(self.classes)} classes: {counts}"]
-        )
-
     def __str__(self) -> str:
-        return self.text()
+        """The first 20 problems, one line each, and a closing line with numbers."""
+        lines = [str(problem) for problem in self.problems[:20]]
+        if len(self.problems) > 20:
+            lines.append(f"... and {len(self.problems) - 20} more")
+        counts = f"{self.errors} errors, {len(self.problems) - self.errors} warnings"
+        lines.append(f"{self.data.counts}, {self.looked} looked at, {len(self.classes)} classes: {counts}")
+        return "\n".join(lines)
 
 
 @dataclass
@@ -65,19 +62,13 @@ class _Seen:
     left_out: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
 
 
-def check_data(
-    root: str | Path,
-    classes: Palette | None = None,
-    limit: int | None = None,
-    num_queries: int = 100,
-) -> CheckReport:
+def check_data(root: str | Path, classes: Palette | None = None, limit: int | None = None) -> CheckReport:
     """Check a data set, ADE20K itself or a learner's own.
 
     Args:
         root: folder that `layout.read_data` can read.
         classes: what the ids mean; None takes the folder's own, see `DataFolder.classes`.
         limit: look at no more than so many pairs per split, spread evenly; None looks at all.
-        num_queries: masks the model can propose per image; more classes than that in one image cannot all be found.
 
     Returns: the report; at least one pair was looked at.
     Raises: FileNotFoundError if `root` is not such a folder; ValueError if it has no pair, or for a limit below 1.
@@ -87,10 +78,10 @@ def check_data(
     data = read_data(root)
     classes = classes or data.classes
     problems, seen = list(data.problems), _Seen()
-    chosen = {split: _spread(pairs, limit) for split, pairs in data.splits.items()}
+    chosen = {split: spread(pairs, limit) for split, pairs in data.splits.items()}
     everything = [(split, pair) for split, pairs in chosen.items() for pair in pairs]
     for split, pair in tqdm(everything, desc="checking", unit="pair", disable=len(everything) < 500):
-        counts, found = check_pair(pair.image, pair.label, classes, num_queries)
+        counts, found = check_pair(pair.image, pair.label, classes)
         problems += found
         seen.looked += 1
         if not {problem.code for problem in found if problem.severity == "error"} - _COUNTED:
@@ -108,12 +99,6 @@ def check_data(
     return CheckReport(data, classes, seen.looked, problems)
 
 
-def _spread(items: list, limit: int | None) -> list:
-    if limit is None or limit >= len(items):
-        return items
-    return [items[int(k)] for k in np.linspace(0, len(items) - 1, limit)]
-
-
 # --- All label maps together -------------------------------------------------------------------------------------
 
 
@@ -125,8 +110,8 @@ def _numbering(data: DataFolder, classes: Palette, seen: _Seen) -> Iterator[Labe
     zero_is_other = 0 in classes.ignored
     if unknown:
         text = (
-            f"the label maps hold {len(ids)} ids: {_some(ids)}; no class has {_some(unknown)}. With names for all, in "
-            f"the order of the ids, `m2f convert {data.root} NEW --from ids --classes NAME,NAME,...` counts them "
+            f"the label maps hold {len(ids)} ids: {some(ids, 8)}; no class has {some(unknown, 8)}. With names for all, "
+            f"in the order of the ids, `m2f convert {data.root} NEW --from ids --classes NAME,NAME,...` counts them "
             f'anew; `--map "{unknown[0]}=255"` leaves one out'
         )
         yield LabelProblem(data.root, "unknown-ids", text)
@@ -176,7 +161,7 @@ def _never_seen(data: DataFolder, classes: Palette, seen: _Seen) -> Iterator[Lab
     gone = [entry.name for entry in classes.classes if not seen.files.keys() & set(entry.on_disk)]
     if gone and len(gone) < len(classes) - 1:
         text = (
-            f"no label map shows {_some(gone)}: add images of it, or leave it out with "
+            f"no label map shows {some(gone, 8)}: add images of it, or leave it out with "
             f"`m2f convert {data.root} NEW --ignore {gone[0]!r}`"
         )
         yield LabelProblem(data.root, "never-seen", text, "warning")
@@ -189,15 +174,11 @@ def _one_split(data: DataFolder, classes: Palette, seen: _Seen) -> Iterator[Labe
         return
     mend = f"`m2f convert {data.root} NEW --val 0.2` splits anew"
     if only := [classes.names[i] for i in sorted(val - train)]:
-        text = f"{_some(only)} occurs in validation only and is never learnt: {mend}"
+        text = f"{some(only, 8)} occurs in validation only and is never learnt: {mend}"
         yield LabelProblem(data.root, "validation-only", text, "warning")
     if (only := [classes.names[i] for i in sorted(train - val)]) and classes.names != ade20k_palette().names:
-        text = f"{_some(only)} occurs in training only and is never measured: {mend}"
+        text = f"{some(only, 8)} occurs in training only and is never measured: {mend}"
         yield LabelProblem(data.root, "training-only", text, "warning")
-
-
-def _some(items: list) -> str:
-    return ", ".join(str(item) for item in items[:8]) + (f" and {len(items) - 8} more" if len(items) > 8 else "")
 
 
 # --- All images together -----------------------------------------------------------------------------------------
@@ -243,9 +224,7 @@ def _never_turned(pairs: list[Pair]) -> Iterator[LabelProblem]:
 def turn_scores(path: Path, label_map: np.ndarray) -> tuple[float, float] | None:
     """How well a label map fits an image that EXIF turns: as people see the image, and as it is stored.
 
-    Args:
-        path: the image file.
-        label_map: any ids `(H, W)` uint8.
+    `label_map` holds any ids, `(H, W)` uint8.
 
     Returns: the strength of the image's edges along the label's borders, in parts of its mean, both ways; None if EXIF
         turns nothing, or if the sizes tell already.
@@ -275,10 +254,9 @@ def _near_duplicates(root: Path, train: list[Pair], val: list[Pair]) -> Iterator
     here, there = _fingerprints(train), _fingerprints(val)
     if not here or not there:
         return
-    bits = np.array([n.bit_count() for n in range(256)], np.uint8)
     known, found = np.array([row for _, row in here]), []
     for pair, row in there:
-        distance = bits[known ^ row].sum(1, dtype=np.int32)
+        distance = np.bitwise_count(known ^ row).sum(1, dtype=np.int32)
         if distance.min() <= _NEAR:
             found.append((pair, here[int(distance.argmin())][0]))
     if found:

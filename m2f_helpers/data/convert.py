@@ -17,12 +17,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from m2f_helpers import files
@@ -39,17 +40,7 @@ REPORT = "convert.json"
 SHARE = 0.2  # of the images that validate, where the source says nothing
 _VERSION = 1
 _PARTS = ("training", "validation")
-_AS_VALIDATION = {"test": "validation"}
-# how the pixels of a sensor lie to those that a viewer shows (EXIF 2.3, tag 274), for arrays (H, W)
-_TURNS = {
-    2: np.fliplr,
-    3: lambda a: np.rot90(a, 2),
-    4: np.flipud,
-    5: np.transpose,
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).T,
-    8: np.rot90,
-}
+_TURNED = range(2, 9)  # EXIF orientations (tag 274) in which a sensor's pixels lie otherwise than a viewer shows them
 
 
 @dataclass
@@ -100,17 +91,16 @@ def convert(
         val: share of the images that validate, 0..1. None keeps the split of the source, or takes `SHARE`.
         group: regular expression over the image's path below `src`, without suffix; images for which it finds the same
             text stay in one part.
-        progress: show a bar.
 
-    Returns: what was made.
     Raises: ValueError or OSError: one sentence with the file and the fix; nothing is left behind, except after a full
         disk, where the next run goes on.
     """
     if val is not None and not 0 < val < 1:
         raise ValueError(f"--val must lie between 0 and 1, got {val}")
     src, dst = Path(src), Path(dst).absolute()
-    _check_apart(src, dst)
-    source = open_source(src, form, _table(classes))
+    files.check_apart(src, dst)
+    table = class_table(classes) if isinstance(classes, (str, Path)) else Table(list(classes)) if classes else None
+    source = open_source(src, form, table)
     ignore = [str(word) for word in ignore]
     mapped = map_categories(source.categories, source.names, mapping, ignore)
     items, splits = _parts(source, val)
@@ -125,27 +115,15 @@ def convert(
         return _earlier(dst, request)
     with _staging(dst, request) as stage:
         records = _convert_items(items, source, mapped, stage, progress)
+        if not any(map(_useful, records)):
+            raise ValueError("every pixel of every label is ignored: nothing can be learnt; look at --map and --ignore")
         splits = splits or _choose(records, SHARE if val is None else val, groups)
         report = _report(dst, source, mapped, records, splits)
-        _finish(stage, dst, mapped, records, splits, report, request)
+        _finish(stage, mapped, records, splits, report, request)
     return report
 
 
 # --- Before anything is written ----------------------------------------------------------------------------------
-
-
-def _table(classes: str | Path | Sequence[str] | None) -> Table | None:
-    if classes is None:
-        return None
-    return class_table(classes) if isinstance(classes, (str, Path)) else Table(list(classes))
-
-
-def _check_apart(src: Path, dst: Path) -> None:
-    here, there = src.resolve(), dst.resolve()
-    if here == there or there in here.parents or here in there.parents:
-        raise ValueError(f"{dst} and the source {src} lie in each other: give a folder beside the source")
-    if dst.is_file():
-        raise ValueError(f"{dst} is a file: give a folder")
 
 
 def _parts(source: Source, val: float | None) -> tuple[list[Item], dict[str, str]]:
@@ -153,7 +131,7 @@ def _parts(source: Source, val: float | None) -> tuple[list[Item], dict[str, str
     found = {item.split for item in source.items}
     if "validation" not in found and {"training", "test"} <= found:
         source.notes.append("there is no validation split: the test split validates")
-        source.items = [replace(item, split=_AS_VALIDATION.get(item.split, item.split)) for item in source.items]
+        source.items = [replace(i, split="validation" if i.split == "test" else i.split) for i in source.items]
         found = {item.split for item in source.items}
     if not set(_PARTS) <= found:
         return source.items, {}
@@ -172,12 +150,9 @@ def _check_names(items: list[Item]) -> None:
 
 def _fingerprint(items: list[Item]) -> str:
     """Changes when a file of the source does."""
-    stamps = [[item.key, *_stamps(item)] for item in items]
+    paths = {item.key: (item.image, *item.labels) for item in items}
+    stamps = [[key, *([path.name, *files.stamp(path)] for path in found)] for key, found in paths.items()]
     return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
-
-
-def _stamps(item: Item) -> list:
-    return [[path.name, *files.stamp(path)] for path in (item.image, *item.labels)]
 
 
 def _earlier(dst: Path, request: dict) -> Conversion:
@@ -203,12 +178,9 @@ def _staging(dst: Path, request: dict) -> Iterator[Path]:
         try:
             _take_up(stage, request)
             yield stage
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise OSError(f"the disk is full; make room and run again, {dst} goes on from here") from None
-            shutil.rmtree(stage, ignore_errors=True)
-            raise
-        except ValueError:
             shutil.rmtree(stage, ignore_errors=True)
             raise
         finally:
@@ -226,25 +198,14 @@ def _take_up(stage: Path, request: dict) -> None:
     files.write(header, json.dumps(request))
 
 
-def _read_records(stage: Path) -> dict[str, dict]:
-    """Finished items by key; a line that a killed run left unfinished is dropped."""
-    path, records = stage / "items.jsonl", {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-            records[record["key"]] = record
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
-    return records
-
-
 # --- One pair ----------------------------------------------------------------------------------------------------
 
 
 def _convert_items(items: list[Item], source: Source, mapped: Mapped, stage: Path, progress: bool) -> list[dict]:
     """A record of each pair. All that is wrong is found before it is told."""
-    done, wrong = _read_records(stage), {}
-    with open(stage / "items.jsonl", "a", encoding="utf-8") as log:
+    path, wrong = stage / "items.jsonl", {}
+    done = {record["key"]: record for record, _ in files.json_lines(path) if "key" in record}
+    with open(path, "a", encoding="utf-8") as log:
         log.write("\n")  # ends a line that was cut
         for item in tqdm(items, desc="converting", unit="pair", disable=not progress, delay=2):
             if item.key in done:
@@ -265,19 +226,17 @@ def _convert_items(items: list[Item], source: Source, mapped: Mapped, stage: Pat
 
 def _convert_item(item: Item, source: Source, mapped: Mapped, stage: Path) -> dict:
     image = _take_image(item.image)
-    ids = source.read(item, image.size)
-    ids, turned = _fit(ids, image, item)
+    ids, turned = _fit(source.read(item, image.size), image, item)
     try:
         label_map = mapped.apply(ids)
     except ValueError as error:
-        raise ValueError(
-            f"{item.labels[0]} {error}: give them one with --map, or leave them out with --ignore"
-        ) from None
+        text = f"{error}: give them one with --map, or leave them out with --ignore"
+        raise ValueError(f"{item.labels[0]} {text}") from None
     values, pixels = np.unique(label_map, return_counts=True)
     files.write(stage / "images" / f"{item.name}{image.suffix}", image.data)
     files.write(stage / "labels" / f"{item.name}.png", cv2.imencode(".png", label_map)[1])
     record = {"key": item.key, "name": item.name, "suffix": image.suffix, "lost": image.lost, "turned": turned}
-    fits = turn_scores(item.image, label_map) if image.turn in _TURNS and not turned else None
+    fits = turn_scores(item.image, label_map) if image.turn in _TURNED and not turned else None
     record |= {"unlabelled": int((ids == UNLABELLED).sum()), "askew": bool(fits and fits[1] > SURELY_TURNED * fits[0])}
     return record | {"pixels": {str(v): int(n) for v, n in zip(values, pixels, strict=True)}}
 
@@ -302,13 +261,12 @@ def _take_image(path: Path) -> _Image:
         turn = header.getexif().get(274, 1)
         raw = (header.height, header.width)
         jpeg = header.format in ("JPEG", "MPO")
-        plain = (jpeg or header.format == "PNG") and header.mode in ("RGB", "L") and turn not in _TURNS and not lost
+        plain = (jpeg or header.format == "PNG") and header.mode in ("RGB", "L") and turn not in _TURNED and not lost
     suffix = ".jpg" if jpeg else ".png"
     if not plain:
         buffer = io.BytesIO()
-        Image.fromarray(image).save(
-            buffer, "JPEG" if jpeg else "PNG", **({"quality": 95, "subsampling": 0} if jpeg else {})
-        )
+        options = {"format": "JPEG", "quality": 95, "subsampling": 0} if jpeg else {"format": "PNG"}
+        Image.fromarray(image).save(buffer, **options)
         data = buffer.getvalue()
     return _Image(suffix, data, image.shape[:2], raw, turn, lost)
 
@@ -317,13 +275,13 @@ def _fit(ids: np.ndarray, image: _Image, item: Item) -> tuple[np.ndarray, bool]:
     """The label as upright as its image, and whether it was turned for that."""
     if ids.shape == image.size:
         return ids, False
-    if ids.shape == image.raw and image.turn in _TURNS:
-        return np.ascontiguousarray(_TURNS[image.turn](ids)), True
-    (height, width), (wanted_height, wanted_width) = ids.shape, image.size
-    raise ValueError(
-        f"the label of {item.image} is {width} x {height}, the image {wanted_width} x {wanted_height}: "
-        + ("turn one of them" if (width, height) == (wanted_height, wanted_width) else "make both in one size")
-    )
+    if ids.shape == image.raw and image.turn in _TURNED:
+        lying = Image.fromarray(ids)
+        lying.getexif()[274] = image.turn
+        return np.array(ImageOps.exif_transpose(lying)), True
+    (height, width), (high, wide) = ids.shape, image.size
+    fix = "turn one of them" if (width, height) == (high, wide) else "make both in one size"
+    raise ValueError(f"the label of {item.image} is {width} x {height}, the image {wide} x {high}: {fix}")
 
 
 # --- The end -----------------------------------------------------------------------------------------------------
@@ -335,22 +293,17 @@ def _useful(record: dict) -> set[int]:
 
 def _choose(records: list[dict], val: float, groups: dict[str, str] | None) -> dict[str, str]:
     classes = {record["key"]: _useful(record) for record in records if _useful(record)}
-    if not classes:
-        raise ValueError("every pixel of every label is ignored: nothing can be learnt; look at --map and --ignore")
     chosen = choose_validation(classes, val, groups)
     return {key: "validation" if key in chosen else "training" for key in classes}
 
 
 def _report(dst: Path, source: Source, mapped: Mapped, records: list[dict], splits: dict[str, str]) -> Conversion:
     names = mapped.palette.names
-    pixels: Counter = Counter()
-    images: Counter = Counter()
+    pixels, images = Counter(), Counter()
     for record in records:
         pixels.update({int(value): number for value, number in record["pixels"].items()})
         images.update((splits.get(record["key"]), i) for i in _useful(record))
     labelled = sum(number for value, number in pixels.items() if value != IGNORE)
-    if not labelled:
-        raise ValueError("every pixel of every label is ignored: nothing can be learnt; look at --map and --ignore")
     classes = {
         name: {split: images[split, i] for split in _PARTS} | {"share": round(pixels[i] / labelled, 6)}
         for i, name in enumerate(names)
@@ -387,10 +340,8 @@ def _misspelt(classes: dict[str, dict]) -> Iterator[str]:
     for name, number in images.items():
         common = [other for other in images if images[other] >= 5 * max(number, 1)]
         for other in get_close_matches(name, common, n=1, cutoff=0.75):
-            yield (
-                f"{name!r} ({number} images) looks like {other!r} ({images[other]}): if they are one class, --map "
-                f'"{name}={other}"'
-            )
+            merge = f'if they are one class, --map "{name}={other}"'
+            yield f"{name!r} ({number} images) looks like {other!r} ({images[other]}): {merge}"
 
 
 def _one_sided(classes: dict[str, dict]) -> Iterator[str]:
@@ -401,13 +352,10 @@ def _one_sided(classes: dict[str, dict]) -> Iterator[str]:
             yield f"the class {name!r} does not occur in {lacking[0]}"
 
 
-def _finish(
-    stage: Path, dst: Path, mapped: Mapped, records: list[dict], splits: dict, report: Conversion, request: dict
-) -> None:
+def _finish(stage: Path, mapped: Mapped, records: list[dict], splits: dict, report: Conversion, request: dict) -> None:
     """Give every file its place, and the folder its name."""
-    for part in _PARTS:
-        for kind in ("images", "annotations"):
-            (stage / kind / part).mkdir(parents=True, exist_ok=True)
+    for kind, part in product(("images", "annotations"), _PARTS):
+        (stage / kind / part).mkdir(parents=True, exist_ok=True)
     for record in records:
         source_image, source_label = f"images/{record['name']}{record['suffix']}", f"labels/{record['name']}.png"
         if _useful(record):
@@ -419,14 +367,13 @@ def _finish(
     shutil.rmtree(stage / "labels")
     write_classes(stage / CLASSES_FILE, mapped.palette)
     content = {key: value for key, value in asdict(report).items() if key != "root"}
-    files.write(
-        stage / REPORT, json.dumps({"report": content, "request": request}, indent=1, ensure_ascii=False) + "\n"
-    )
+    text = json.dumps({"report": content, "request": request}, indent=1, ensure_ascii=False)
+    files.write(stage / REPORT, text + "\n")
     for name in ("items.jsonl", "request.json"):
         (stage / name).unlink()
-    if dst.exists():
-        dst.rmdir()
-    os.replace(stage, dst)
+    if report.root.exists():
+        report.root.rmdir()
+    os.replace(stage, report.root)
 
 
 def _move(path: Path, folder: Path) -> None:

@@ -46,8 +46,14 @@ class LabelError(ValueError):
         self.code = code
 
 
-def counted_classes(count: int, zero_is_other: bool = True) -> Palette:
-    """Classes of which only the number is known: on disk 1..count with 0 = other, or 0..count-1. 150 are ADE20K's."""
+def counted_classes(count: int | None, zero_is_other: bool | None = True) -> Palette | None:
+    """Classes of which only the number is known: on disk 1..count with 0 = other, or 0..count-1. 150 are ADE20K's.
+
+    A count of None means 150; None for both means that nothing is known, and gives None.
+    """
+    if count is None and zero_is_other is None:
+        return None
+    count, zero_is_other = 150 if count is None else count, zero_is_other is not False
     if not 2 <= count <= MAX_CLASSES:
         raise ValueError(f"--classes must lie between 2 and {MAX_CLASSES}, got {count}")
     ade20k = ade20k_palette()
@@ -61,10 +67,7 @@ def counted_classes(count: int, zero_is_other: bool = True) -> Palette:
 def check_pair(
     image: Path, label: Path, classes: Palette, num_queries: int = 100
 ) -> tuple[dict[int, int], list[LabelProblem]]:
-    """Check one label map against its image.
-
-    Returns: pixels per id on disk in the label map (empty if unreadable), and the problems.
-    """
+    """Check a label map against its image: pixels per id on disk (empty if unreadable), and the problems."""
     try:
         label_map = read_label(label.read_bytes())
     except LabelError as error:
@@ -81,13 +84,9 @@ def check_pair(
 
 
 def read_label(data: bytes) -> np.ndarray:
-    """Decode a label PNG to the numbers that stand in the file, never to colours.
+    """Decode the bytes of a label PNG to the numbers that stand in it, ids as on disk `(H, W)` uint8, never to colours.
 
-    Args:
-        data: the bytes of an 8-bit grey PNG, or of a palette PNG, whose indices are the ids.
-
-    Returns: ids as on disk, `(H, W)` uint8.
-    Raises: LabelError (a ValueError) with the reason for anything else.
+    It has to be 8-bit grey, or a palette PNG, whose indices are the ids. Raises: LabelError with the reason otherwise.
     """
     _check_container(data)
     depth, kind = data[24], data[25]
@@ -134,12 +133,9 @@ def _explain_rgb(data: bytes) -> str:
 
 
 def count_ids(label_map: np.ndarray) -> dict[int, int]:
-    """Pixels per id. Counts runs of equal pixels, about four times as fast as a histogram on label maps.
+    """Pixels per id of a label map `(H, W)` uint8, `{id: pixels}` in the order of the ids.
 
-    Args:
-        label_map: `(H, W)` uint8.
-
-    Returns: `{id: pixels}` in the order of the ids.
+    Counts runs of equal pixels, about four times as fast as a histogram on label maps.
     """
     flat = label_map.reshape(-1)
     ends = (flat[1:] != flat[:-1]).nonzero()[0]  # last pixel of every run but the last
@@ -208,13 +204,8 @@ def check_sizes(label: Path, label_size: Iterable[int], image_size: Iterable[int
         return []
     text = f"is {width} x {height} (width x height) but its image is {image_width} x {image_height}"
     if (height, width) == (image_width, image_height):
-        return [
-            LabelProblem(
-                label,
-                "turned",
-                f"{text}: EXIF turns the image; `m2f convert DATA NEW` turns the mask likewise",
-            )
-        ]
+        text += ": EXIF turns the image; `m2f convert DATA NEW` turns the mask likewise"
+        return [LabelProblem(label, "turned", text)]
     return [LabelProblem(label, "size-mismatch", f"{text}: make the mask in the size of the image")]
 
 

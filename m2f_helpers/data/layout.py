@@ -27,6 +27,7 @@ OFFER = 'the demo profile needs no download: notebook 02 with DATA_DIR = "", or 
 LABEL_FOLDERS = ("annotations", "labels", "masks")
 LABEL_SUFFIXES = (".png",)
 ADE20K_LAYOUT = "images/training, annotations/training, images/validation, annotations/validation"
+_HIDDEN = (".", "__MACOSX")
 _SPLIT_NAMES = (("training", "train"), ("validation", "val", "valid"))
 _FULL_EDITIONS = ("ADE20K_2016_07_26", "ADE20K_2021_17_01")
 
@@ -96,10 +97,7 @@ class DataFolder:
 def read_data(root: str | Path) -> DataFolder:
     """Read a data folder: every entrance (check, prepare, train, evaluate, run, notebooks) sees what this returns.
 
-    Args:
-        root: folder in one of the three layouts.
-
-    Returns: its pairs, sorted by name, at least one.
+    Returns: the pairs of a folder in one of the three layouts, sorted by name, at least one.
     Raises: FileNotFoundError saying what lies at `root` instead (another edition, a folder too high or too low, an
         archive that is not unpacked) and what to do; ValueError if nothing in it makes a pair.
     """
@@ -107,8 +105,14 @@ def read_data(root: str | Path) -> DataFolder:
     if not is_root(root):
         raise FileNotFoundError(f"{root}: {_explain(root)}")
     labels = next(name for name in LABEL_FOLDERS if (root / name).is_dir())
-    names = [next((name for name in split if _has(root, labels, name)), None) for split in _SPLIT_NAMES]
-    found = _read_splits(root, labels, names) if any(names) else _read_flat(root, labels)
+    there = {path.name for kind in ("images", labels) for path in (root / kind).iterdir() if path.is_dir()}
+    names = [next((name for name in split if name in there), None) for split in _SPLIT_NAMES]
+    if any(names):
+        found = _read_splits(root, labels, names)
+    else:
+        pairs, problems = match(root / "images", root / labels)
+        train = [pair for k, pair in enumerate(pairs) if k % 5]
+        found = DataFolder(root, f"images, {labels}", train, pairs[::5], problems)
     if not found.pairs:
         reason = f"; {found.problems[0]}" if found.problems else ""
         raise ValueError(f"{root}: no image with a label map in {found.layout}{reason}")
@@ -130,21 +134,11 @@ def _palette_found(data: DataFolder) -> Palette:
     return own_palette([f"class {i}" for i in found], on_disk=found)
 
 
-def _has(root: Path, labels: str, split: str) -> bool:
-    return any((root / kind / split).is_dir() for kind in ("images", labels))
-
-
 def _read_splits(root: Path, labels: str, names: list[str | None]) -> DataFolder:
     parts = [match(root / "images" / name, root / labels / name) if name else ([], []) for name in names]
     layout = ", ".join(f"{kind}/{name}" for name in names if name for kind in ("images", labels))
     unread = [problem for kind in ("images", labels) for problem in _unread(root / kind, names)]
     return DataFolder(root, layout, parts[0][0], parts[1][0], [*parts[0][1], *parts[1][1], *unread])
-
-
-def _read_flat(root: Path, labels: str) -> DataFolder:
-    pairs, problems = match(root / "images", root / labels)
-    train = [pair for k, pair in enumerate(pairs) if k % 5]
-    return DataFolder(root, f"images, {labels}", train, pairs[::5], problems)
 
 
 def _unread(folder: Path, names: list[str | None]) -> Iterator[LabelProblem]:
@@ -172,11 +166,13 @@ def match(images: Path, labels: Path) -> tuple[list[Pair], list[LabelProblem]]:
 
 def _by_name(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[LabelProblem]]:
     found, problems = {}, []
-    for path in _files_below(folder):
+    for path in files_below(folder):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if path.suffix.lower() not in suffixes:
             text = f"is not taken: only {', '.join(suffixes)} count in {folder.parent.name}/{folder.name}"
-            problems.append(LabelProblem(path, "wrong-suffix", text + _hint(path)))
+            if path.suffix.lower() == ".json":
+                text += "; `m2f convert` turns COCO or LabelMe JSON into label maps"
+            problems.append(LabelProblem(path, "wrong-suffix", text))
         elif name in found:
             text = f"has the same name as {found[name].name}: rename or remove one of them"
             problems.append(LabelProblem(path, "same-name", text))
@@ -185,18 +181,17 @@ def _by_name(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], 
     return found, problems
 
 
-def _hint(path: Path) -> str:
-    return "; `m2f convert` turns COCO or LabelMe JSON into label maps" if path.suffix.lower() == ".json" else ""
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """Files in a folder and its sub-folders, hidden ones left out; links are followed, but never in a circle."""
+def files_below(folder: Path) -> list[Path]:
+    """Files in a folder and its sub-folders, hidden ones and a Mac's leftovers left out; links are followed, once."""
     found, seen = [], set()
     for base, folders, names in os.walk(folder, followlinks=True):
         here = os.path.realpath(base)
-        folders[:] = [] if here in seen else sorted(name for name in folders if not name.startswith("."))
-        found += [] if here in seen else [Path(base, name) for name in sorted(names) if not name.startswith(".")]
+        if here in seen:
+            folders.clear()
+            continue
         seen.add(here)
+        folders[:] = sorted(name for name in folders if not name.startswith(_HIDDEN))
+        found += [Path(base, name) for name in sorted(names) if not name.startswith(_HIDDEN)]
     return found
 
 

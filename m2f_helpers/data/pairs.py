@@ -43,8 +43,8 @@ class Settings:
 
     def as_json(self) -> dict:
         """For manifest and report; ADE20K's classes by that name."""
-        known = self.classes is ade20k_palette() or self.classes == ade20k_palette()
-        classes = "ADE20K" if known else {entry.name: list(entry.on_disk) for entry in self.classes.classes}
+        classes = {entry.name: list(entry.on_disk) for entry in self.classes.classes}
+        classes = "ADE20K" if self.classes == ade20k_palette() else classes
         return {"size": list(self.size), "mode": self.mode, "classes": classes, "ignored": list(self.classes.ignored)}
 
 
@@ -89,7 +89,7 @@ def prepare_pair(job: Job) -> Result:
     try:
         record = _resize_and_write(job)
     except _Refused as refused:
-        return failure(job, refused.problems)
+        return failure(job, refused.args[0])
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             text = f"the disk is full; make room and run again, {job.dst} goes on from here"
@@ -117,9 +117,8 @@ def _label_file(job: Job) -> tuple[np.ndarray, list[int], tuple[int, int], dict]
     before = count_ids(label_map)
     problems = check_ids(job.label, label_map, before, settings.classes)
     _refuse(problems)
-    small = place_label_map(
-        label_map, place(label_map.shape, settings.size, settings.mode), int(settings.classes.to_disk[IGNORE])
-    )
+    plan = place(label_map.shape, settings.size, settings.mode)
+    small = place_label_map(label_map, plan, int(settings.classes.to_disk[IGNORE]))
     record = {"before": list(before), "after": count_ids(small)}
     record |= {"warnings": [describe(problem) for problem in problems]} if problems else {}
     return cv2.imencode(".png", small, PNG_OPTIONS)[1], stamp, label_map.shape, record
@@ -140,9 +139,7 @@ def _refuse(problems: list[LabelProblem]) -> None:
 
 
 class _Refused(Exception):
-    def __init__(self, problems: list[LabelProblem]) -> None:
-        super().__init__(str(problems[0]))
-        self.problems = problems
+    """Raised with the problems of a pair."""
 
 
 def _named(path: Path, decode: Callable, data: bytes) -> np.ndarray:
@@ -161,14 +158,6 @@ def failure(job: Job, problems: list[LabelProblem]) -> Result:
 def describe(problem: LabelProblem) -> list[str]:
     """`[file, code, reason]`, as it stands in the report."""
     return ["/".join(problem.path.parts[-3:]), problem.code, problem.message]
-
-
-# --- Processes ---------------------------------------------------------------------------------------------------
-
-
-def prepare_chunk(jobs: list[Job]) -> list[Result]:
-    """Several pairs in one message between processes."""
-    return [prepare_pair(job) for job in jobs]
 
 
 def start_worker() -> None:

@@ -1,9 +1,7 @@
 """Prepares a data set: every pair in one size, fast, resumable, and nothing trusted unseen. Built in notebook 02.
 
-`prepare` reads a data folder and writes another one in ADE20K's layout. Every file is written under a temporary name
-and then renamed. `manifest.jsonl` in the destination remembers, line by line, what was made from which source;
-`report.json` is the closing report. Both come out the same however often the run was interrupted (apart from time
-stamps in the manifest).
+`manifest.jsonl` in the destination remembers, line by line, what was made from which source; `report.json` is the
+closing report. Both come out the same however often the run was interrupted (apart from time stamps in the manifest).
 """
 
 from __future__ import annotations
@@ -13,9 +11,9 @@ import multiprocessing
 import os
 import time
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,25 +36,16 @@ _CHUNK = 16  # pairs per message to a worker
 _WORTH_A_POOL = 150  # below so many pairs, starting workers takes longer than the work
 
 
-# --- Manifest ----------------------------------------------------------------------------------------------------
-
-
 def _header(settings: Settings) -> dict:
     return {"version": _VERSION, "settings": settings.as_json()}
 
 
 def _read_manifest(dst: Path) -> tuple[dict, dict[str, str]]:
     """Header, and lines by key; a line that a killed run left unfinished is dropped."""
-    path = dst / MANIFEST
     header, lines = {}, {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict):
-            header = record if "settings" in record else header
-            lines |= {record["key"]: line} if "key" in record else {}
+    for record, line in files.json_lines(dst / MANIFEST):
+        header = record if "settings" in record else header
+        lines |= {record["key"]: line} if "key" in record else {}
     return header, lines
 
 
@@ -80,9 +69,6 @@ def _is_current(job: Job, line: str | None) -> bool:
     return True
 
 
-# --- Running -----------------------------------------------------------------------------------------------------
-
-
 def prepare(
     src: str | Path,
     dst: str | Path,
@@ -97,18 +83,16 @@ def prepare(
     Args:
         src: data set that `layout.read_data` can read.
         dst: folder for the result, in ADE20K's layout, every image as .jpg and every label map as .png.
-        size: `[H, W]` in pixels.
+        size: `[H, W]` in pixels, 1 to 8192.
         mode: `"stretch"`, `"crop"` or `"pad"`, see `place`.
         workers: processes; None takes one per core, or works in this process if there is little to do. A script that
             asks for more than 1 must do so below `if __name__ == "__main__":`.
         classes: what the ids in the label maps mean; None takes the folder's own, see `DataFolder.classes`.
-        progress: show a bar with the rate.
 
     Returns: the report, also in `dst/report.json`.
     Raises: FileNotFoundError if `src` is no such data set; ValueError for impossible arguments, or if another process
         writes into `dst`; OSError if the disk is full.
     """
-    start = time.perf_counter()
     check_size_and_mode(size, mode)
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
@@ -117,12 +101,11 @@ def prepare(
     _check_destination(dst)
     settings = Settings((int(size[0]), int(size[1])), mode, classes or data.classes)
     with files.locked(dst):
-        return _prepare(data, dst, settings, workers, progress, start)
+        return _prepare(data, dst, settings, workers, progress)
 
 
-def _prepare(
-    data: DataFolder, dst: Path, settings: Settings, workers: int | None, progress: bool, start: float
-) -> PrepareReport:
+def _prepare(data: DataFolder, dst: Path, settings: Settings, workers: int | None, progress: bool) -> PrepareReport:
+    start = time.perf_counter()
     jobs = _make_jobs(data, dst, settings)
     lines, todo, old_keys = _resume(dst, settings, jobs)
     kept = len(lines)
@@ -138,7 +121,8 @@ def _prepare(
             else:
                 lines[result.key] = result.line
                 manifest.write(f"{result.line}\n")  # a run that is killed loses the last few and does them again
-    _remove_outdated(dst, old_keys - lines.keys())
+    for path in (path for key in old_keys - lines.keys() for path in pairs.outputs(dst, key)):
+        Path(path).unlink(missing_ok=True)  # its source is gone or has become bad: nobody shall train on it
     _write_manifest(dst, _header(settings), lines)
     _write_classes(dst, settings.classes)
     report = _report(dst, settings, lines, failures, kept, workers, time.perf_counter() - start)
@@ -147,8 +131,6 @@ def _prepare(
 
 
 def _check_destination(dst: Path) -> None:
-    if dst.exists() and not dst.is_dir():
-        raise ValueError(f"{dst} is a file: choose another destination")
     foreign = dst.is_dir() and not (dst / MANIFEST).exists() and any(not p.name.startswith(".") for p in dst.iterdir())
     if foreign:
         raise ValueError(f"{dst} holds files that `prepare` did not write: choose an empty or new folder")
@@ -168,14 +150,11 @@ def _resume(dst: Path, settings: Settings, jobs: list[Job]) -> tuple[dict[str, s
     files.remove_orphans(dst, "*/*/**/.*.part")
     done = {key: old[key] for key in sorted(current)}
     # what is not current keeps its line, so that its outputs are still known as ours
-    _write_manifest(dst, _header(settings), {key: _stale(line) for key, line in old.items() if key not in done} | done)
+    stale = {key: json.dumps(json.loads(line) | {"source": []}) for key, line in old.items() if key not in done}
+    _write_manifest(dst, _header(settings), stale | done)
     for folder in sorted({os.path.dirname(path) for job in jobs for path in job.outputs}):  # `dst` is known as ours now
         os.makedirs(folder, exist_ok=True)
     return done, [job for job in jobs if job.key not in current], set(old)
-
-
-def _stale(line: str) -> str:
-    return json.dumps({**json.loads(line), "source": []})
 
 
 def _write_classes(dst: Path, classes: Palette) -> None:
@@ -184,13 +163,6 @@ def _write_classes(dst: Path, classes: Palette) -> None:
         (dst / CLASSES_FILE).unlink(missing_ok=True)
     else:
         write_classes(dst / CLASSES_FILE, classes)
-
-
-def _remove_outdated(dst: Path, keys: set[str]) -> None:
-    """Outputs whose source is gone or has become bad: nobody shall train on them."""
-    for key in keys:
-        for path in pairs.outputs(dst, key):
-            Path(path).unlink(missing_ok=True)
 
 
 def _choose_workers(todo: int) -> int:
@@ -209,25 +181,18 @@ def _run(jobs: list[Job], workers: int, progress: bool) -> Iterator[Result]:
 
 
 def _run_pool(jobs: list[Job], workers: int) -> Iterator[Result]:
-    """Results in any order. Only a few chunks are under way at a time, so memory does not grow with the data set."""
-    chunks = [jobs[k : k + _CHUNK] for k in range(0, len(jobs), _CHUNK)]
-    running: dict[Future, list[Job]] = {}
-    lost: list[Job] = []
+    done = 0
     with _pool(workers) as pool:
         try:
-            while chunks or running:
-                while chunks and len(running) < 3 * workers:
-                    chunk = chunks.pop(0)
-                    running[pool.submit(pairs.prepare_chunk, chunk)] = chunk
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield from future.result()
-                    del running[future]
+            for result in pool.map(pairs.prepare_pair, jobs, chunksize=_CHUNK):
+                done += 1
+                yield result
         except BrokenProcessPool:
-            lost = [job for chunk in [*running.values(), *chunks] for job in chunk]
+            pass
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    if lost:
-        yield from _find_killer(lost, workers, suspects=3 * workers * _CHUNK)
+    if done < len(jobs):
+        yield from _find_killer(jobs[done:], workers, suspects=3 * workers * _CHUNK)
 
 
 def _find_killer(jobs: list[Job], workers: int, suspects: int) -> Iterator[Result]:
@@ -254,9 +219,6 @@ def _pool(workers: int) -> ProcessPoolExecutor:
             "or pass workers=1"
         ) from None
     return pool
-
-
-# --- Report ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -293,11 +255,6 @@ class PrepareReport:
         """True if no file failed."""
         return not self.failed
 
-    @property
-    def pairs_per_second(self) -> float:
-        """Rate of this run."""
-        return self.written / self.seconds if self.seconds else 0.0
-
     def to_json(self) -> str:
         """The report without times, so that equal data give equal bytes."""
         content = {
@@ -314,16 +271,16 @@ class PrepareReport:
         """The classes as a pandas DataFrame, most pixels first."""
         import pandas as pd
 
-        columns = ["id", "name", "pixels", "images"]
-        rows = [[getattr(entry, column) for column in columns] for entry in self.classes]
-        return pd.DataFrame(rows, columns=columns).sort_values("pixels", ascending=False, ignore_index=True)
+        table = pd.DataFrame(self.classes, columns=list(ClassCount.__dataclass_fields__))
+        return table.sort_values("pixels", ascending=False, ignore_index=True)
 
     def __str__(self) -> str:
         """The closing report as text."""
         height, width = self.settings.size
+        rate = self.written / self.seconds if self.seconds else 0
         lines = [
             f"{self.pairs} pairs of {height} x {width} ({self.settings.mode}) in {self.root}: {self.written} written, "
-            f"{self.pairs - self.written} kept; {self.seconds:.1f} s, {self.pairs_per_second:.0f} pairs/s, "
+            f"{self.pairs - self.written} kept; {self.seconds:.1f} s, {rate:.0f} pairs/s, "
             f"{self.workers} process{'es' * (self.workers > 1)}",
             f"{sum(c.id not in self.settings.classes.ignored for c in self.classes)} classes: {self.root / REPORT}",
         ]
@@ -338,15 +295,12 @@ class PrepareReport:
 
 
 def _report(dst, settings, lines, failures, kept, workers, seconds) -> PrepareReport:
-    pixels: dict[int, int] = defaultdict(int)
-    images: dict[int, int] = defaultdict(int)
-    vanished, warnings = {}, []
+    pixels, images, vanished, warnings = Counter(), Counter(), {}, []
     for key in sorted(lines):
         record = json.loads(lines[key])
         after = {int(i): n for i, n in record["after"].items()}
-        for i, count in after.items():
-            pixels[i] += count
-            images[i] += 1
+        pixels.update(after)
+        images.update(after.keys())
         if gone := [i for i in record["before"] if i not in after]:
             vanished[key] = [_name(i, settings.classes) for i in gone]
         warnings += record.get("warnings", [])
@@ -363,39 +317,24 @@ def _name(label_id: int, classes: Palette) -> str:
     return "other" if label_id == 0 else "ignore"
 
 
-# --- What the notebooks call -------------------------------------------------------------------------------------
-
-
 def prepared_data(
-    data_dir: str | Path = "",
-    out_dir: str | Path = "runs",
-    train: int = 48,
-    val: int = 16,
-    domain: str = "dusk",
-    size: Sequence[int] = (512, 512),
-    mode: str = "stretch",
+    data_dir: str | Path = "", out_dir: str | Path = "runs", train: int = 48, val: int = 16, domain: str = "dusk"
 ) -> Path:
     """The prepared data set of notebooks 02, 04 and 05: made where it is missing, left alone where it is there.
 
     Args:
-        data_dir: data set that `layout.read_data` can read; "" draws scenes into `out_dir/scenes` first.
+        data_dir: data set that `layout.read_data` can read; "" draws scenes (`train`, `val`, `domain` as for
+            `make_scenes`) into `out_dir/scenes` first.
         out_dir: everything is written below it; see `resources.out_folder` for a relative one.
-        train: number of training scenes (only for `data_dir=""`).
-        val: number of validation scenes (likewise).
-        domain: `"day"` or `"dusk"` (likewise).
-        size: `[H, W]` of the result.
-        mode: see `place`.
 
-    Returns: `out_dir/prepared`.
-    Files that cannot be used are left out and printed.
-
+    Returns: `out_dir/prepared`, 512 x 512. Files that cannot be used are left out and printed.
     Raises: ValueError if no pair can be used; FileNotFoundError if `data_dir` is no data set.
     """
     from m2f_helpers.data.scenes.dataset import make_scenes  # here: the workers of a script import what it imports
 
     out_dir = out_folder(out_dir)
     source = Path(data_dir) if data_dir else make_scenes(out_dir / "scenes", train, val, domain)
-    report = prepare(source, out_dir / "prepared", size, mode)
+    report = prepare(source, out_dir / "prepared")
     if not report.pairs:
         raise ValueError(f"{source} holds no pair that can be used: {report}")
     if not report.ok:

@@ -26,16 +26,10 @@ class Placement:
 
 
 def place(source_size: Sequence[int], size: Sequence[int], mode: str = "stretch") -> Placement:
-    """Plan a resize.
+    """Plan a resize from `source_size` to `size`, both `[H, W]`; ValueError for another mode or a size below 1.
 
-    Args:
-        source_size: `[H, W]` of the source.
-        size: `[H, W]` wanted.
-        mode: `"stretch"` changes the aspect ratio, `"crop"` cuts the longer side at both ends, `"pad"` keeps everything
-            and fills the rest below or to the right.
-
-    Returns: the boxes.
-    Raises: ValueError for another mode or a size below 1.
+    `"stretch"` changes the aspect ratio, `"crop"` cuts the longer side at both ends, `"pad"` keeps everything and fills
+    the rest below or to the right.
     """
     check_size_and_mode(size, mode)
     (src_h, src_w), (height, width) = source_size, size
@@ -53,28 +47,18 @@ def place(source_size: Sequence[int], size: Sequence[int], mode: str = "stretch"
 
 
 def resize_image(image: np.ndarray, size: Sequence[int], mode: str = "stretch") -> np.ndarray:
-    """Resize a image: pixels are averaged where it shrinks, interpolated where it grows.
+    """Resize an RGB (or BGR) image `(H, W, 3)` uint8 to `size` `[H, W]`; `mode` as in `place`.
 
-    Args:
-        image: RGB (or BGR) `(H, W, 3)` uint8.
-        size: `[H, W]` wanted.
-        mode: as in `place`; padding gets the mean colour of ImageNet, RGB 124, 116, 104.
-
-    Returns: new `(*size, 3)` uint8 array.
+    Pixels are averaged where it shrinks, interpolated where it grows; padding is ImageNet's mean, RGB 124, 116, 104.
     """
     return place_image(image, place(image.shape[:2], size, mode), PAD_COLOR)
 
 
 def resize_label_map(label_map: np.ndarray, size: Sequence[int], mode: str = "stretch", fill: int = 0) -> np.ndarray:
-    """Resize a label map: every pixel takes the id of the nearest source pixel, so no id is invented.
+    """Resize ids `(H, W)` uint8 to `size` `[H, W]`; `mode` as for the image.
 
-    Args:
-        label_map: ids, `(H, W)` uint8.
-        size: `[H, W]` wanted.
-        mode: as in `place`; the image and its label map must use the same.
-        fill: id for padding, 0 = other on disk, or 255 = ignore.
-
-    Returns: new `(*size)` uint8 array; all its ids occur in the source, or are `fill` with mode `"pad"`.
+    Every pixel takes the id of the nearest source pixel, so no id is invented; `fill` (0 = other on disk, 255 = ignore)
+    is for padding.
     """
     return place_label_map(label_map, place(label_map.shape, size, mode), fill)
 

@@ -27,32 +27,25 @@ def group_keys(keys: list[str], pattern: str) -> dict[str, str]:
     return groups
 
 
-def choose_validation(
-    classes: Mapping[str, Set[int]], val: float, groups: Mapping[str, str] | None = None, seed: int = 0
-) -> set[str]:
+def choose_validation(classes: Mapping[str, Set[int]], val: float, groups: Mapping[str, str] | None = None) -> set[str]:
     """The keys that go into validation; the same arguments always choose the same.
 
     First every class that lies in two groups or more gets one of them into validation, the rarest class first; then
     groups are added until the share is reached. A group never takes the last example of a class out of training.
 
-    Args:
-        classes: class ids in each image, by key.
-        val: share of the images, between 0 and 1.
-        groups: group of each key; None makes each image its own.
-        seed: decides between equals.
+    `classes` are the class ids in each image, by key; `val` is the share of the images, between 0 and 1; `groups` is
+    the group of each key, None makes each image its own.
 
     Returns: at least one key, and not all.
-    Raises: ValueError for a share outside 0..1, or if there is only one group.
+    Raises: ValueError if there is only one group.
     """
-    if not 0 < val < 1:
-        raise ValueError(f"--val must lie between 0 and 1, got {val}")
     members: dict[str, list[str]] = {}
     for key in sorted(classes):
         members.setdefault(groups[key] if groups else key, []).append(key)
     if len(members) < 2:
         what = "group" if groups else "image"
         raise ValueError(f"there is only one {what}: at least two are needed, one to train and one to validate")
-    order = [sorted(members)[i] for i in np.random.default_rng(seed).permutation(len(members))]
+    order = [sorted(members)[i] for i in np.random.default_rng(0).permutation(len(members))]
     content = {group: set().union(*(classes[key] for key in members[group])) for group in members}
     wanted = max(1, round(val * len(classes)))
     chosen = _choose(order, content, {group: len(keys) for group, keys in members.items()}, wanted)

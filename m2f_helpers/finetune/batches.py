@@ -1,8 +1,7 @@
 """The first batch and the first loss, looked at before anything is trained. Taught in notebook 04.
 
-Most mistakes in data can be seen in one batch: a label map that does not lie on its image, colours in the wrong
-order, classes that are off by one. And most mistakes in a model show in its very first loss, which can be predicted
-with a pencil.
+Most mistakes in data can be seen in one batch, and most mistakes in a model in its very first loss, which can be
+predicted with a pencil.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor
 from m2f_helpers.config import Source, as_config
 from m2f_helpers.palette import IGNORE
 
-LOSS_KINDS = ("cls", "mask", "dice")
+LOSS_KINDS = {"cls": "class loss", "mask": "mask loss", "dice": "Dice loss"}  # by their names in the log
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,12 @@ class Batch:
 
 
 def first_batch(source: Source, model: Any, seed: int = 0) -> Batch:
-    """The first batch that training would see.
+    """The first batch that training would see, padded to one size.
 
     Args:
         source: config with data.
         model: from `config.build_model`; its data preprocessor turns uint8 BGR images into what the network takes.
         seed: of order, resize, crop and flip.
-
-    Returns: the batch, padded to one size.
     """
     cfg = as_config(source)
     init_default_scope("mmseg")
@@ -71,12 +68,8 @@ def first_batch(source: Source, model: Any, seed: int = 0) -> Batch:
 def first_losses(model: Any, batch: Batch) -> dict[str, float]:
     """The terms of the loss for that batch, by the names that the log has: `"loss_cls"`, `"d0.loss_cls"`, ...
 
-    Args:
-        model: from `config.build_model`. Its running statistics are left as they are.
-        batch: from `first_batch`.
-
-    Returns: one number per kind of loss (class, mask, Dice) and prediction (before the first decoder layer, and after
-        each).
+    One number per kind of loss (class, mask, Dice) and prediction (before the first decoder layer, and after each). The
+    model's running statistics are left as they are.
     """
     training, state = model.training, {name: value.clone() for name, value in model.named_buffers()}
     model.train()

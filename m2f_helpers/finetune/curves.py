@@ -7,25 +7,22 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from m2f_helpers.plotting import DPI, WIDTH, Figure, style
+from m2f_helpers.finetune.batches import LOSS_KINDS
+from m2f_helpers.plotting import DPI, SERIES, WIDTH, Figure, style
 
-KINDS = {"loss_cls": "class loss", "loss_mask": "mask loss", "loss_dice": "Dice loss"}
-COLORS = ("#0072b2", "#d55e00", "#009e73")  # told apart with every kind of colour vision
+KINDS = {f"loss_{kind}": name for kind, name in LOSS_KINDS.items()}
 
 
 def plot_history(history: pd.DataFrame) -> Figure:
-    """Loss by kind, and the learning rate, over the steps.
+    """Loss by kind, and the learning rate, over the steps of a `training.TrainResult.history`.
 
-    Args:
-        history: from `training.train`: columns `step`, `lr`, `loss_cls`, `loss_mask`, `loss_dice`.
-
-    Returns: the figure, two axes side by side. Thin lines are single steps, thick ones their running mean.
+    Thin lines are single steps, thick ones their running mean.
     """
     window = max(1, len(history) // 12)
     with style():
         figure = Figure(figsize=(WIDTH, 2.9), dpi=DPI, layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-        for (column, name), color in zip(KINDS.items(), COLORS, strict=True):
+        for (column, name), color in zip(KINDS.items(), SERIES, strict=True):
             smooth = history[column].rolling(window, min_periods=1, center=True).mean()
             left.plot(history["step"], history[column], color=color, alpha=0.3, linewidth=0.8)
             left.plot(history["step"], smooth, color=color, linewidth=2, label=name)
@@ -41,21 +38,14 @@ def plot_history(history: pd.DataFrame) -> Figure:
 
 
 def compare(losses: Mapping[str, pd.Series]) -> Figure:
-    """The summed loss of several runs over the same steps.
-
-    Args:
-        losses: name of the run -> one value per step, at most three runs.
-
-    Returns: the figure; the axis of the loss is logarithmic.
-    """
+    """The summed loss of at most three runs over the same steps: name of the run -> one value per step."""
     with style():
         figure = Figure(figsize=(WIDTH, 2.7), dpi=DPI, layout="constrained")
         ax = figure.subplots()
-        for (name, values), color, dash in zip(losses.items(), COLORS, ("-", "--", ":"), strict=False):
+        for (name, values), color, dash in zip(losses.items(), SERIES, ("-", "--", ":"), strict=False):
             ax.plot(range(1, len(values) + 1), values, dash, color=color, linewidth=2, label=name)
-        ax.set(
-            xlabel="step", ylabel="loss, sum over all predictions", yscale="log", title="The first steps of each run"
-        )
+        ax.set(xlabel="step", ylabel="loss, sum over all predictions", yscale="log")
+        ax.set_title("The first steps of each run")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -23,6 +23,7 @@ from m2f_helpers.config import (
     Change,
     Edited,
     as_config,
+    comparable,
     get_value,
     mmseg_names,
     plain,
@@ -30,54 +31,41 @@ from m2f_helpers.config import (
 from m2f_helpers.quiet import shortened
 
 # What to do instead. Names that are no variable of the file are ones that people try.
-_FIXES = {
-    "batch_size": "set_batch(cfg, batch_size)",
-    "checkpoint": "set_weights(cfg, path)",
-    "class_weight": "set_classes(cfg, names)",
-    "classes": "set_classes(cfg, names)",
-    "crop_size": "set_crop(cfg, [H, W])",
-    "data_preprocessor": "cfg.model.data_preprocessor",
-    "data_root": "set_data(cfg, root)",
-    "dataset_type": (
-        "cfg.{train,val,test}_dataloader.dataset.type (its name is 'ADE20KDataset'), or set_classes(cfg, names)"
+_INSTEAD = {
+    "set_batch(cfg, batch_size)": ("batch_size",),
+    "set_batch(cfg, batch_size, learning_rate)": ("learning_rate", "lr"),
+    "set_batch(cfg, batch_size, learning_rate), or cfg.optim_wrapper.optimizer": ("optimizer",),
+    "set_classes(cfg, names)": ("class_weight", "classes", "num_classes"),
+    "set_classes(cfg, names, palette)": ("palette",),
+    "set_crop(cfg, [H, W])": ("crop_size",),
+    "set_data(cfg, root)": ("data_root",),
+    "set_schedule(cfg, iterations)": ("epochs", "iterations", "max_epochs", "max_iters"),
+    "set_schedule(cfg, iterations, val_interval)": ("val_interval",),
+    "set_weights(cfg, path)": ("checkpoint", "pretrained", "weights"),
+    "set_workers(cfg, workers)": ("num_workers",),
+    "train(cfg, work_dir, device=...)": ("device",),
+    "train(cfg, work_dir, seed=...)": ("seed",),
+    "cfg.model.data_preprocessor": ("data_preprocessor",),
+    "cfg.{train,val,test}_dataloader.dataset.type (its name is 'ADE20KDataset'), or set_classes(cfg, names)": (
+        "dataset_type",
     ),
-    "device": "train(cfg, work_dir, device=...)",
-    "embed_multi": f"cfg.{CUSTOM_KEYS}",
-    "epochs": "set_schedule(cfg, iterations)",
-    "img_ratios": "nothing here: only mmseg's own test script with --tta has a use for it",
-    "iterations": "set_schedule(cfg, iterations)",
-    "learning_rate": "set_batch(cfg, batch_size, learning_rate)",
-    "lr": "set_batch(cfg, batch_size, learning_rate)",
-    "max_epochs": "set_schedule(cfg, iterations)",
-    "max_iters": "set_schedule(cfg, iterations)",
-    "num_classes": "set_classes(cfg, names)",
-    "num_workers": "set_workers(cfg, workers)",
-    "optimizer": "set_batch(cfg, batch_size, learning_rate), or cfg.optim_wrapper.optimizer",
-    "palette": "set_classes(cfg, names, palette)",
-    "pretrained": "set_weights(cfg, path)",
-    "seed": "train(cfg, work_dir, seed=...)",
-    "test_pipeline": (
-        "set_test_size(cfg, [shorter, longer]), or cfg.val_dataloader.dataset.pipeline and the one of "
-        "test_dataloader as well"
+    f"cfg.{CUSTOM_KEYS}": ("embed_multi",),
+    "cfg.train_dataloader.dataset.pipeline": ("train_pipeline",),
+    "set_test_size(cfg, [shorter, longer]), or cfg.val_dataloader.dataset.pipeline and the one of test_dataloader as "
+    "well": ("test_pipeline",),
+    "cfg.visualizer.vis_backends": ("vis_backends",),
+    "nothing here: only mmseg's own test script with --tta has a use for it": (
+        "img_ratios", "tta_model", "tta_pipeline",
     ),
-    "train_pipeline": "cfg.train_dataloader.dataset.pipeline",
-    "tta_model": "nothing here: only mmseg's own test script with --tta has a use for it",
-    "tta_pipeline": "nothing here: only mmseg's own test script with --tta has a use for it",
-    "val_interval": "set_schedule(cfg, iterations, val_interval)",
-    "vis_backends": "cfg.visualizer.vis_backends",
-    "weights": "set_weights(cfg, path)",
-}
-# Read beside the arguments of the Runner: by the Runner from its copy of the config, by `Config.fromfile`, by
-# inference.
-_READ_TOO = {
-    "activation_checkpointing",
-    "compile",
-    "custom_imports",
-    "efficient_conv_bn_eval",
-    "find_unused_parameters",
-    "model_wrapper_cfg",
-    "sync_bn",
-}
+}  # fmt: skip
+_FIXES = {key: fix for fix, keys in _INSTEAD.items() for key in keys}
+# Read too: by the Runner from its copy of the config, or by `Config.fromfile`.
+_READ_TOO = {"activation_checkpointing", "compile", "custom_imports", "efficient_conv_bn_eval"}
+_READ_TOO |= {"find_unused_parameters", "model_wrapper_cfg", "sync_bn"}
+# the Runner uses cfg.data_preprocessor only for a model that has none of its own
+RUNNER = [
+    name for name in inspect.signature(Runner.__init__).parameters if name not in ("self", "cfg", "data_preprocessor")
+]
 
 
 @dataclass(frozen=True)
@@ -93,10 +81,8 @@ class SilentEdit:
     def text(self) -> str:
         """One sentence for people."""
         if self.key == "test_pipeline":
-            return (
-                f"cfg.test_pipeline = {_short(self.value)} does not reach validation, only inference "
-                f"reads it; use {self.fix}"
-            )
+            said = f"cfg.test_pipeline = {_short(self.value)} does not reach validation"
+            return f"{said}, only inference reads it; use {self.fix}"
         where = f"{self.file}: " if self.file else "cfg."
         return f"{where}{self.key} = {_short(self.value)} has no effect, nothing reads it; use {self.fix}"
 
@@ -111,19 +97,16 @@ def silent_edits(source: Config | Edited) -> list[SilentEdit]:
     Returns: one entry per value, by name; empty if every edit has an effect.
     """
     cfg = as_config(source)
-    top = cfg._cfg_dict
-    original = _original(cfg)
-    read = (set(inspect.signature(Runner.__init__).parameters) | _READ_TOO) - {"self", "cfg", "data_preprocessor"}
-    unused, found = _unused_in_file(cfg), []
-    for key in sorted(set(top) - read):
-        value = plain(dict.__getitem__(top, key))
-        of_file = key in original and _same(value, original[key])
+    original, unused, found = _original(cfg), _unused_in_file(cfg), []
+    for key in sorted(set(cfg._cfg_dict) - {*RUNNER, *_READ_TOO}):
+        value = plain(get_value(cfg, key))
+        of_file = key in original and comparable(value) == comparable(original[key])
         if of_file and key not in unused:
             continue
         places = PIPELINES[1:3] if key == "test_pipeline" else DEAD_KEYS.get(key, ())
         effective = [plain(get_value(cfg, place, MISSING)) for place in places]
         effective = [mmseg_names(steps) if _steps(steps) else steps for steps in effective]
-        if not effective or not all(_same(value, other) for other in effective):
+        if not effective or any(comparable(value) != comparable(other) for other in effective):
             fix = _FIXES.get(key, "a value inside cfg.model, cfg.*_dataloader, cfg.optim_wrapper, ..., or remove it")
             found.append(SilentEdit(key, value, fix, str(cfg.filename) if of_file else ""))
     return found
@@ -132,13 +115,7 @@ def silent_edits(source: Config | Edited) -> list[SilentEdit]:
 def runner_arguments(source: Config | Edited) -> dict[str, Any]:
     """The arguments that `Runner.from_cfg` takes out of a config, as plain values: all that training depends on."""
     cfg = as_config(source)
-    names = [name for name in inspect.signature(Runner.__init__).parameters if name not in ("self", "cfg")]
-    # the Runner uses cfg.data_preprocessor only for a model that has none of its own
-    return {
-        name: plain(dict.__getitem__(cfg._cfg_dict, name))
-        for name in names
-        if name in cfg and name != "data_preprocessor"
-    }
+    return {name: plain(get_value(cfg, name)) for name in RUNNER if name in cfg}
 
 
 def _original(cfg: Config) -> dict[str, Any]:
@@ -152,8 +129,7 @@ def _original(cfg: Config) -> dict[str, Any]:
 
 
 def _unused_in_file(cfg: Config) -> set[str]:
-    """Names that the config's own file sets at its top level and uses nowhere; test-time augmentation left out, which
-    mmseg's own test script reads."""
+    """Names that the config's own file sets at its top level and uses nowhere, but those of mmseg's own test script."""
     if not cfg.filename or Path(cfg.filename).suffix != ".py" or not Path(cfg.filename).is_file():
         return set()
     tree = ast.parse(Path(cfg.filename).read_text(encoding="utf-8"))
@@ -163,46 +139,11 @@ def _unused_in_file(cfg: Config) -> set[str]:
     return {target.id for target in targets if isinstance(target, ast.Name)} - used - {"tta_model", "tta_pipeline"}
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Equal, with a list and a tuple of equal values being the same."""
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    return one == other
-
-
 @dataclass(frozen=True)
 class ConfigDiff:
     """What differs between two configs, leaf by leaf; shows itself in a notebook as groups that can be unfolded."""
 
     changes: tuple[Change, ...]
-
-    def __len__(self) -> int:
-        return len(self.changes)
-
-    def part(self, key: str) -> ConfigDiff:
-        """Only the changes below a key, for example `"model"`; with a `-` in front, all others."""
-        inside = [c.key == key.lstrip("-") or c.key.startswith(key.lstrip("-") + ".") for c in self.changes]
-        wanted = not key.startswith("-")
-        return ConfigDiff(tuple(c for c, here in zip(self.changes, inside, strict=True) if here == wanted))
-
-    def text(self) -> str:
-        """A tree, one changed value per line."""
-        lines, above = [], []
-        width = max((len(change.key.split(".")[-1]) + 2 * change.key.count(".") for change in self.changes), default=0)
-        for change in self.changes:
-            *parents, leaf = change.key.split(".")
-            shared = next(
-                (i for i, (a, b) in enumerate(zip(parents, above, strict=False)) if a != b),
-                min(len(parents), len(above)),
-            )
-            lines += ["  " * depth + parents[depth] for depth in range(shared, len(parents))]
-            reason = f"   ({change.reason})" if change.reason else ""
-            name = "  " * len(parents) + leaf
-            lines.append(f"{name:<{width}}  {_short(change.before)} -> {_short(change.after)}{reason}")
-            above = parents
-        return "\n".join(lines)
 
     def groups(self) -> dict[str, list[Change]]:
         """The changes by topic: the words of their reason before the colon, `"no reason known"` without one."""
@@ -227,14 +168,7 @@ def _group_html(topic: str, changes: list[Change]) -> str:
 
 
 def config_diff(base: Config | Edited, changed: Config | Edited) -> ConfigDiff:
-    """Compare two configs.
-
-    Args:
-        base: the one to start from.
-        changed: the other; the reasons are known if an edit function returned it.
-
-    Returns: the differences in the order of the keys, with reasons.
-    """
+    """Compare two configs, in the order of the keys; the reasons are known if an edit returned the changed one."""
     reasons = changed if isinstance(changed, Edited) else Edited(as_config(changed))
     before, after = (as_config(item) for item in (base, changed))
     found: list[Change] = []
@@ -249,7 +183,7 @@ def _compare(before: Any, after: Any, key: str, found: list[Change]) -> None:
     elif _steps(before) and _steps(after):
         for i, pair in enumerate(_aligned(before, after)):
             _compare(*pair, f"{key}.{i}", found)
-    elif not _same(before, after):
+    elif comparable(before) != comparable(after):
         found.append(Change(key, before, after, ""))
 
 

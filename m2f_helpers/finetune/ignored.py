@@ -15,7 +15,7 @@ from torch import Tensor
 
 from m2f_helpers.finetune.batches import LOSS_KINDS, Batch
 from m2f_helpers.palette import IGNORE
-from m2f_helpers.plotting import WIDTH, Figure, style
+from m2f_helpers.plotting import SERIES, WIDTH, Figure, style
 
 SURE = 5.0  # logit of an answer that is right, inside of its region; outside it is -SURE
 STRIDE = 4  # masks have a quarter of the input's height and width
@@ -54,9 +54,8 @@ def losses_under_ignored(model: Any, batch: Batch, values: Sequence[float]) -> p
         classes, masks = _right_answer(head, maps, value)
         torch.manual_seed(0)  # the points
         losses = head.loss_by_feat([classes], [masks], truths, metas)
-        rows.append(
-            {kind: float(losses[f"loss_{kind}"]) for kind in LOSS_KINDS} | {"points": _points(head, masks, maps)}
-        )
+        row = {kind: float(losses[f"loss_{kind}"]) for kind in LOSS_KINDS}
+        rows.append(row | {"points": _points(head, masks, maps)})
     return pd.DataFrame(rows, index=pd.Index(values, name="logit"))
 
 
@@ -67,9 +66,9 @@ def _right_answer(head: Any, maps: Tensor, value: float) -> tuple[Tensor, Tensor
     masks = torch.full((*size, *maps.shape[1:]), -SURE)
     for i, label_map in enumerate(maps):
         ids = [int(k) for k in label_map.unique() if k != IGNORE][: head.num_queries]
-        for query in range(head.num_queries):
-            classes[i, query, ids[query] if query < len(ids) else nothing] = 2 * SURE
+        classes[i, len(ids) :, nothing] = 2 * SURE
         for query, k in enumerate(ids):
+            classes[i, query, k] = 2 * SURE
             masks[i, query][label_map == k] = SURE
         masks[i][:, label_map == IGNORE] = value
     return classes, masks
@@ -86,14 +85,7 @@ def _points(head: Any, masks: Tensor, maps: Tensor) -> float:
 
 
 def plot_ignored(batch: Batch, losses: pd.DataFrame) -> Figure:
-    """One label map with its ignored pixels, the mask that a class is trained on, and the losses.
-
-    Args:
-        batch: as for `losses_under_ignored`.
-        losses: what that returned.
-
-    Returns: the figure, three axes.
-    """
+    """One label map with its ignored pixels, the mask that a class is trained on, and `losses_under_ignored`."""
     label_map = batch.label_maps[int(np.argmax([(one == IGNORE).mean() for one in batch.label_maps]))]
     ids, counts = np.unique(label_map[label_map != IGNORE], return_counts=True)
     target = label_map == ids[counts.argmax()]
@@ -108,13 +100,11 @@ def plot_ignored(batch: Batch, losses: pd.DataFrame) -> Figure:
         for ax in (left, middle):
             ax.set(xticks=[], yticks=[])
         bottom = np.zeros(len(losses))
-        names = {"cls": "class", "mask": "mask", "dice": "Dice"}
-        for (kind, name), color in zip(names.items(), ("#0072b2", "#d55e00", "#009e73"), strict=True):
-            right.bar(losses.index.astype(str), losses[kind], bottom=bottom, label=f"{name} loss", color=color)
+        for (kind, name), color in zip(LOSS_KINDS.items(), SERIES, strict=True):
+            right.bar(losses.index.astype(str), losses[kind], bottom=bottom, label=name, color=color)
             bottom += losses[kind].to_numpy()
-        right.set(
-            xlabel="mask logit under ignored pixels", title="losses of a right answer", ylim=(0, bottom.max() * 1.25)
-        )
+        right.set(xlabel="mask logit under ignored pixels", ylim=(0, bottom.max() * 1.25))
+        right.set_title("losses of a right answer")
         right.legend(ncols=3, loc="upper center", fontsize=8, handlelength=1, columnspacing=1)
     sums = ", ".join(f"{value:g}: {total:.1f}" for value, total in zip(losses.index, bottom, strict=True))
     figure.alt = f"a right answer's loss by the mask logit under ignored pixels: {sums}"

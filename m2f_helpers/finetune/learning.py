@@ -31,24 +31,14 @@ class PixelCounts(Hook):
         for sample in outputs:
             truth, predicted = sample.gt_sem_seg.data.flatten(), sample.pred_sem_seg.data.flatten()
             judged = truth != IGNORE
-            self.truth += _count(truth[judged])
-            self.predicted += _count(predicted[judged])
-
-
-def _count(ids: torch.Tensor) -> np.ndarray:
-    return torch.bincount(ids.long(), minlength=256).cpu().numpy()
+            self.truth += torch.bincount(truth[judged].long(), minlength=256).cpu().numpy()
+            self.predicted += torch.bincount(predicted[judged].long(), minlength=256).cpu().numpy()
 
 
 def remarks(history: pd.DataFrame, counts: PixelCounts, names: list[str], random_start: bool) -> str:
-    """What speaks against a run, with the likely causes in order; empty if it learnt something.
+    """What speaks against a run, with the likely causes in order, in one sentence; empty if it learnt something.
 
-    Args:
-        history: as in `training.TrainResult`.
-        counts: of the last validation.
-        names: of the classes.
-        random_start: True if the run began with random weights.
-
-    Returns: one sentence, or nothing.
+    `counts` are those of the last validation; `random_start` says if the run began with random weights.
     """
     found = [*_of_the_loss(history), *_of_the_validation(history, counts, names)]
     if not found:
@@ -73,8 +63,7 @@ def _of_the_validation(history: pd.DataFrame, counts: PixelCounts, names: list[s
         return []
     if not counts.truth.any():
         return ["every pixel of the validation labels is ignored, so nothing could be measured"]
-    present = int((counts.truth > 0).sum())
-    often = int(counts.truth.argmax())
+    present, often = int((counts.truth > 0).sum()), int(counts.truth.argmax())
     if present > 1 and (counts.predicted > 0).sum() == 1:
         return [f"every pixel of the validation images is called {names[int(counts.predicted.argmax())]!r}"]
     chance = counts.truth[often] / counts.truth.sum() / present  # IoU of one class, 0 for all others that are there

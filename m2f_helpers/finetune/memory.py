@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
@@ -11,7 +10,6 @@ from mmengine.config import Config
 from m2f_helpers.data.labels import seen_size
 from m2f_helpers.install.devices import free_memory
 
-LIBRARIES = 500_000_000  # torch and the rest, loaded; seen on Linux
 LOOKED_AT = 500  # validation images whose size is read
 
 # Fitted to the table of benchmarks/memory.py (Linux, float32, torch 2.13), which they meet to -11 ... +22 %.
@@ -23,44 +21,19 @@ _KEPT_IN_VALIDATION = 0.2  # without gradients few of a step's activations stay
 _ON_A_GPU = 0.65
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes: for weights with gradients and optimiser state, for a training step, and for the largest validation
-    image."""
+def step_bytes(cfg: Config) -> int:
+    """Rough memory of weights and a training step, from the sizes in the config.
 
-    weights: int
-    activations: int
-    validation: int = 0
-
-    @property
-    def needed(self) -> int:
-        """At the worst moment, beside the libraries."""
-        return self.weights + max(self.activations, self.validation)
-
-    @property
-    def total(self) -> int:
-        """The same, and the libraries themselves."""
-        return self.needed + LIBRARIES
-
-
-def estimate_memory(cfg: Config, image_size: tuple[int, int] | None = None) -> MemoryEstimate:
-    """Rough memory of a run, from the sizes in the config.
-
-    Weights count four times (weight, gradient, two moments of AdamW), 4 bytes each. A step grows with the pixels of a
-    batch and the width of the model; validation with the pixels of the image times the number of classes, because mmseg
-    keeps a score for each of them.
-
-    Args:
-        cfg: of a Mask2Former.
-        image_size: `(H, W)` of the largest validation image; None leaves validation out.
+    Weights count four times (weight, gradient, two moments of AdamW), 4 bytes each; `training_bytes` has three of them.
     """
-    weights = 16 * _parameters(cfg)
-    validation = validation_bytes(cfg, image_size) if image_size else 0
-    return MemoryEstimate(int(weights), int(training_bytes(cfg) - weights * 3 / 4), validation)
+    return int(4 * _parameters(cfg) + training_bytes(cfg))
 
 
 def training_bytes(cfg: Config) -> int:
-    """By how much memory grows from a model that is built to the end of its first step."""
+    """By how much memory grows from a model that is built to the end of its first step.
+
+    It grows with the pixels of a batch and the width of the model.
+    """
     head, batch = cfg.model.decode_head, cfg.train_dataloader.batch_size
     height, width = cfg.model.data_preprocessor.size
     points = batch * head.num_queries * (head.transformer_decoder.num_layers + 1) * head.train_cfg.num_points
@@ -69,7 +42,7 @@ def training_bytes(cfg: Config) -> int:
 
 
 def validation_bytes(cfg: Config, size: tuple[int, int]) -> int:
-    """By how much memory grows while an image of `(H, W)` pixels is validated."""
+    """By how much memory grows while an image of `(H, W)` pixels is validated: mmseg keeps a score for each class."""
     classes, scale = cfg.model.decode_head.num_classes, _test_scale(cfg, size)
     pixels = size[0] * size[1]
     in_network = pixels * scale**2
@@ -78,27 +51,19 @@ def validation_bytes(cfg: Config, size: tuple[int, int]) -> int:
 
 
 def too_little(cfg: Config, images: Iterable[Path], device: str = "cpu") -> list[str]:
-    """A sentence if training or validation will not fit into what is free, with the option that makes it fit.
-
-    Args:
-        cfg: the config.
-        images: of the validation.
-        device: as `choose_device` gives it.
-    """
+    """A sentence if training, or validation of these images, will not fit into what is free, and what makes it fit."""
     share, free = _ON_A_GPU if device.startswith("cuda") else 1, free_memory(device)
     sizes = [_size_of(path) for path in list(images)[:LOOKED_AT]]
     largest = max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
-    estimate = estimate_memory(cfg, largest)
+    step, validation = step_bytes(cfg), 16 * _parameters(cfg) + validation_bytes(cfg, largest)
     said = f"GB, {free / 1e9:.1f} GB are free on {device}"
-    if (estimate.weights + estimate.activations) * share > free:
-        need = (estimate.weights + estimate.activations) * share / 1e9
-        return [f"a training step needs about {need:.1f} {said}: {_what_fits(cfg, free / share)}"]
-    if (estimate.weights + estimate.validation) > free:
-        need = (estimate.weights + estimate.validation) / 1e9
-        small = (estimate.weights + validation_bytes(cfg, (512, 512))) / 1e9
+    if step * share > free:
+        return [f"a training step needs about {step * share / 1e9:.1f} {said}: {_what_fits(cfg, free / share)}"]
+    if validation > free:
+        small = (16 * _parameters(cfg) + validation_bytes(cfg, (512, 512))) / 1e9
         return [
-            f"validating an image of {largest[0]} x {largest[1]} pixels needs about {need:.1f} {said}: make the images "
-            f"smaller first, `m2f prepare DATA NEW --size 512 512` (then about {small:.1f} GB)"
+            f"validating an image of {largest[0]} x {largest[1]} pixels needs about {validation / 1e9:.1f} {said}: "
+            f"make the images smaller first, `m2f prepare DATA NEW --size 512 512` (then about {small:.1f} GB)"
         ]
     return []
 
@@ -109,8 +74,7 @@ def _what_fits(cfg: Config, free: float) -> str:
     def fits(batch: int, side: tuple[int, int]) -> bool:
         changed = Config(dict(model=cfg.model, train_dataloader=dict(batch_size=batch)))
         changed.model.data_preprocessor.size = side
-        estimate = estimate_memory(changed)
-        return estimate.weights + estimate.activations <= free
+        return step_bytes(changed) <= free
 
     batch, crop = cfg.train_dataloader.batch_size, tuple(cfg.model.data_preprocessor.size)
     if best := _largest(range(1, batch), lambda n: fits(n, crop)):

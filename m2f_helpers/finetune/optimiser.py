@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from torch import Tensor
 
 from m2f_helpers.config import Edited, as_config
 from m2f_helpers.finetune.batches import Batch
@@ -20,10 +19,6 @@ GROUPS = ("backbone weights", "backbone norms", "head weights", "head norms", "e
 
 def parameter_groups(source: Config | Edited, model: Any) -> pd.DataFrame:
     """Learning rate and weight decay of each kind of parameter, as MMEngine's constructor hands them out.
-
-    Args:
-        source: config whose `optim_wrapper` is read.
-        model: what it would train.
 
     Returns: one row per kind in `GROUPS`: `values` (trainable numbers), `rate` (at the start), `decay`.
     """
@@ -47,12 +42,7 @@ def left_by_decay(rate: float, decay: float, steps: int, power: float = 0.9) -> 
 
 
 def first_step(source: Config | Edited, model: Any, batch: Batch) -> tuple[pd.Series, float]:
-    """Take one optimiser step on a copy of the model.
-
-    Args:
-        source: config whose `optim_wrapper` is used, clipping included.
-        model: from `config.build_model`; it is left as it is.
-        batch: from `batches.first_batch`.
+    """Take one step of the config's `optim_wrapper`, clipping included, on a copy of the model.
 
     Returns: the mean distance that a weight of each kind moved, without what decay alone does to it, and the norm of
         the whole gradient before clipping.
@@ -60,7 +50,10 @@ def first_step(source: Config | Edited, model: Any, batch: Batch) -> tuple[pd.Se
     trained = copy.deepcopy(model).train()
     wrapper = _optimizer(source, trained)
     before = {name: value.detach().clone() for name, value in trained.named_parameters()}
-    norm = _backward(trained, batch)
+    torch.manual_seed(0)  # the points that the mask losses look at
+    losses = trained.loss(batch.inputs, batch.samples)
+    sum(value for name, value in losses.items() if "loss" in name).backward()
+    norm = float(torch.stack([p.grad.norm() for p in trained.parameters() if p.grad is not None]).norm())
     if wrapper.clip_grad_kwargs:
         torch.nn.utils.clip_grad_norm_(trained.parameters(), **wrapper.clip_grad_kwargs)
     shrunk = {id(p): 1 - g["lr"] * g["weight_decay"] for g in wrapper.optimizer.param_groups for p in g["params"]}
@@ -72,14 +65,6 @@ def first_step(source: Config | Edited, model: Any, batch: Batch) -> tuple[pd.Se
     return pd.Series({kind: float(torch.cat(parts).mean()) for kind, parts in moved.items() if parts}), norm
 
 
-def _backward(model: Any, batch: Batch) -> float:
-    """Gradients of the summed loss into the model; their norm."""
-    torch.manual_seed(0)  # the points that the mask losses look at
-    losses = model.loss(batch.inputs, batch.samples)
-    sum(value for name, value in losses.items() if "loss" in name).backward()
-    return float(torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm())
-
-
 def _optimizer(source: Config | Edited, model: Any) -> Any:
     return build_optim_wrapper(model, copy.deepcopy(as_config(source).optim_wrapper))
 
@@ -89,13 +74,7 @@ def _kinds(model: Any) -> dict[int, str]:
     kinds = {}
     for path, module in model.named_modules():
         part = "backbone" if path.startswith("backbone") else "head"
-        for name, value in module.named_parameters(recurse=False):
-            kinds[id(value)] = _kind(part, module, name, value)
+        kind = f"{part} norms" if "Norm" in type(module).__name__ else f"{part} weights"
+        kind = "embeddings" if isinstance(module, torch.nn.Embedding) else kind
+        kinds |= {id(value): kind for value in module.parameters(recurse=False)}
     return kinds
-
-
-def _kind(part: str, module: Any, name: str, value: Tensor) -> str:
-    if isinstance(module, torch.nn.Embedding):
-        return "embeddings"
-    norm = "Norm" in type(module).__name__
-    return f"{part} norms" if norm else f"{part} weights"

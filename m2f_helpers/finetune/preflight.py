@@ -10,13 +10,12 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from m2f_helpers.checkpoints import read_checkpoint
-from m2f_helpers.config import LOADERS, PIPELINES, Source, as_config, class_names, mmseg_names
+from m2f_helpers.config import LOADERS, PIPELINES, Source, as_config, class_names, get_value, mmseg_names
 from m2f_helpers.data.dataset import PairDataset, classes_on_disk
 from m2f_helpers.data.labels import check_pair
 from m2f_helpers.data.layout import Pair, match, read_data
 from m2f_helpers.finetune import memory
 from m2f_helpers.finetune.differences import silent_edits
-from m2f_helpers.finetune.memory import estimate_memory  # noqa: F401  notebook 04 asks for it here
 from m2f_helpers.palette import UNKNOWN
 
 CHECKED_LABELS = 50
@@ -32,10 +31,10 @@ def check(source: Source, device: str = "cpu") -> None:
     Raises: ValueError with all faults, one sentence per line.
     """
     found = problems(source, device)
+    if len(found) > 1:
+        raise ValueError("this cannot be trained:\n" + "\n".join(f"- {line}" for line in found))
     if found:
-        raise ValueError(
-            "this cannot be trained:\n" + "\n".join(f"- {line}" for line in found) if len(found) > 1 else found[0]
-        )
+        raise ValueError(found[0])
 
 
 def problems(source: Source, device: str = "cpu") -> list[str]:
@@ -44,16 +43,12 @@ def problems(source: Source, device: str = "cpu") -> list[str]:
     found = [edit.text for edit in silent_edits(cfg)]
     for look in (_classes, _pipelines, _schedule, _optimizer, _batch_norm, _loaders, _weights):
         found += look(cfg)
-    data = list(_data(cfg))
-    found += data
-    if not data:
-        found += _labels(cfg)
-    return found or memory.too_little(cfg, _validation_images(cfg), device)
-
-
-def _validation_images(cfg: Config) -> list[Path]:
+    found += list(_data(cfg)) or _labels(cfg)
+    if found:
+        return found
     dataset = cfg.val_dataloader.dataset
-    return [pair.image for pair in pairs_of(dataset)][: dataset.get("indices")]
+    images = [pair.image for pair in pairs_of(dataset)][: dataset.get("indices")]
+    return memory.too_little(cfg, images, device)
 
 
 def _classes(cfg: Config) -> Iterator[str]:
@@ -61,9 +56,8 @@ def _classes(cfg: Config) -> Iterator[str]:
     count, weights = head.num_classes, head.loss_cls.class_weight
     if len(weights) != count + 1:
         yield (
-            f"the loss has {len(weights)} class weights for {count} classes; expected {count + 1}, "
-            "the last for 'no object': "
-            "use set_classes(cfg, names)"
+            f"the loss has {len(weights)} class weights for {count} classes; expected {count + 1}, the last for "
+            "'no object': use set_classes(cfg, names)"
         )
     for name in LOADERS:
         dataset = cfg[name].dataset
@@ -73,18 +67,15 @@ def _classes(cfg: Config) -> Iterator[str]:
             yield f"{name}: a data set without class names; use set_classes(cfg, names)"
         if isinstance(names, str):
             yield f"{name}: metainfo.classes is the text {names!r}; expected a list of names"
-        elif len(names or class_names(cfg)) != count:
-            yield (
-                f"{name}: the data has {len(names or class_names(cfg))} classes, the head {count}; use "
-                "set_classes(cfg, names)"
-            )
+        elif (known := len(names or class_names(cfg))) != count:
+            yield f"{name}: the data has {known} classes, the head {count}; use set_classes(cfg, names)"
         elif names and palette and len(palette) != len(names):
             yield f"{name}: {len(palette)} colours for {len(names)} classes; use set_classes(cfg, names, palette)"
 
 
 def _pipelines(cfg: Config) -> Iterator[str]:
     for key in PIPELINES:
-        steps = _at(cfg, key)
+        steps = get_value(cfg, key, None)
         if steps is None:
             yield f"{key} is missing; start from base_config(profile)"
             continue
@@ -99,7 +90,8 @@ def _pipelines(cfg: Config) -> Iterator[str]:
         elif [kinds.index(kind) for kind in order] != sorted(kinds.index(kind) for kind in order):
             yield f"{key} is in the wrong order: expected {' > '.join(order)}, got {' > '.join(kinds)}"
         yield from _zero_label(cfg, key, steps)
-    crop = next((step["crop_size"] for step in _at(cfg, PIPELINES[0]) or [] if step["type"] == "RandomCrop"), None)
+    steps = get_value(cfg, PIPELINES[0], None) or []
+    crop = next((step["crop_size"] for step in steps if step["type"] == "RandomCrop"), None)
     size = cfg.model.data_preprocessor.get("size")
     if crop is not None and (size is None or any(a > b for a, b in zip(crop, size, strict=True))):
         yield (
@@ -125,34 +117,27 @@ def _zero_label(cfg: Config, key: str, steps: Any) -> Iterator[str]:
     wanted = dataset.get("reduce_zero_label", dataset.type == ADE20K)
     step = next((step for step in steps if step["type"] in ("LoadAnnotations", "LoadLabels")), {})
     if step.get("reduce_zero_label") not in (None, wanted):
-        yield (
-            f"{key}: LoadAnnotations has reduce_zero_label={step['reduce_zero_label']}, the data set "
-            f"{wanted}; make them equal"
-        )
+        said = f"reduce_zero_label={step['reduce_zero_label']}, the data set {wanted}"
+        yield f"{key}: LoadAnnotations has {said}; make them equal"
 
 
 def _schedule(cfg: Config) -> Iterator[str]:
     steps = cfg.train_cfg.get("max_iters", 0)
     if not isinstance(steps, int) or steps < 1:
-        yield (
-            f"train_cfg.max_iters is {steps}; expected a whole number of at least 1: use set_schedule(cfg, iterations)"
-        )
+        said = f"train_cfg.max_iters is {steps}; expected a whole number of at least 1"
+        yield f"{said}: use set_schedule(cfg, iterations)"
         return
     end = max((scheduler.get("end", steps) for scheduler in cfg.get("param_scheduler") or []), default=steps)
     if end != steps:
-        yield (
-            f"the learning rate reaches its end at step {end}, training ends at {steps}; use "
-            "set_schedule(cfg, iterations)"
-        )
+        said = f"the learning rate reaches its end at step {end}, training ends at {steps}"
+        yield f"{said}; use set_schedule(cfg, iterations)"
 
 
 def _optimizer(cfg: Config) -> Iterator[str]:
     lr = cfg.optim_wrapper.optimizer.lr
     if not isinstance(lr, (int, float)) or not 0 < lr < 1:
-        yield (
-            f"the learning rate is {lr}; expected a number between 0 and 1: use set_batch(cfg, "
-            "batch_size, learning_rate)"
-        )
+        fix = "use set_batch(cfg, batch_size, learning_rate)"
+        yield f"the learning rate is {lr}; expected a number between 0 and 1: {fix}"
     elif lr < SMALLEST_RATE:
         yield (
             f"the learning rate is {lr}; nothing is learnt below {SMALLEST_RATE}, because AdamW moves a weight by at "
@@ -170,10 +155,8 @@ def _loaders(cfg: Config) -> Iterator[str]:
         if loader.get("persistent_workers") and not loader.get("num_workers"):
             yield f"{name}: persistent_workers without workers; use set_workers(cfg, workers)"
         if not _registered(loader.dataset.type):
-            yield (
-                f"{name}: there is no data set class {loader.dataset.type!r}; ADE20K's is {ADE20K!r}, "
-                "your own take set_classes(cfg, names)"
-            )
+            said = f"{name}: there is no data set class {loader.dataset.type!r}"
+            yield f"{said}; ADE20K's is {ADE20K!r}, your own take set_classes(cfg, names)"
 
 
 def _registered(name: str) -> bool:
@@ -187,10 +170,8 @@ def _registered(name: str) -> bool:
 def _weights(cfg: Config) -> Iterator[str]:
     path = cfg.get("load_from")
     if path and not Path(path).is_file():
-        yield (
-            f"load_from: {path} is no file; use set_weights(cfg, path), or checkpoints.fetch(name) for "
-            "published weights"
-        )
+        fix = "use set_weights(cfg, path), or checkpoints.fetch(name) for published weights"
+        yield f"load_from: {path} is no file; {fix}"
     elif path:
         try:
             read_checkpoint(path)
@@ -240,16 +221,7 @@ def _labels(cfg: Config) -> list[str]:
         taught, found = taught or bool((classes.from_disk[list(ids)] < UNKNOWN).any()), found + problems
     errors = [f"{problem.path}: {problem.message}" for problem in found if problem.severity == "error"]
     if not errors and not taught:
-        return [
-            f"nothing can be learnt: in all {len(pairs)} training label maps every pixel is ignored; `m2f check "
-            "--data` shows which ids they hold"
-        ]
+        said = f"in all {len(pairs)} training label maps every pixel is ignored"
+        return [f"nothing can be learnt: {said}; `m2f check --data` shows which ids they hold"]
     more = [f"... and {len(errors) - 5} more label maps like these"] if len(errors) > 5 else []
     return errors[:5] + more
-
-
-def _at(cfg: Config, key: str) -> Any:
-    node: Any = cfg
-    for part in key.split("."):
-        node = node.get(part) if node is not None else None
-    return node

@@ -1,5 +1,4 @@
-"""The recipe of the weights that travel with the package: the demo model, trained from nothing on day scenes. `m2f
-pretrain`."""
+"""`m2f pretrain`: the recipe of the weights in the package, the demo model trained from nothing on day scenes."""
 
 from __future__ import annotations
 
@@ -21,8 +20,7 @@ SCENES_SEED = 1  # none of these scenes is among the ones that the notebooks dra
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the shipped weights are made; the defaults are the ones that made them. Images are 512 x 512, as in
-    notebook 02."""
+    """How the shipped weights are made; the defaults are the ones that made them. Images are 512 x 512."""
 
     scenes: int = 1200
     val_scenes: int = 32
@@ -41,8 +39,6 @@ def pretrain(work_dir: str | Path, out: str | Path, recipe: Recipe | None = None
         out: the `.pth` file to write; a `.json` beside it says hash, mIoU and recipe.
         recipe: None takes the one that made the shipped weights.
         device: see `training.train`.
-
-    Returns: `out`.
     """
     recipe, work_dir, out = recipe or Recipe(), Path(work_dir), Path(out)
     drawn = make_scenes(work_dir / "day", recipe.scenes, recipe.val_scenes, "day", SCENES_SEED)
@@ -51,22 +47,17 @@ def pretrain(work_dir: str | Path, out: str | Path, recipe: Recipe | None = None
     edited = config.set_data(config.profile_edits(replace(get_profile("demo"), dropped_steps={})), images)
     edited = config.set_crop(edited, [recipe.crop, recipe.crop], scales=recipe.scales)
     edited = config.set_batch(edited, 8, recipe.learning_rate)
-    edited = config.set_schedule(
-        edited, recipe.iterations, val_interval=max(1, recipe.iterations // 4), log_interval=20
-    )
+    edited = config.set_schedule(edited, recipe.iterations, max(1, recipe.iterations // 4), log_interval=20)
     resume = any((work_dir / "run").glob("iter_*.pth"))
     result = training.train(edited, work_dir / "run", seed=recipe.seed, device=device, resume=resume)
     return export(result.checkpoint, out, {"miou_day": round(result.miou, 4), "recipe": vars(recipe)})
 
 
 def export(checkpoint: Path, out: Path, facts: dict) -> Path:
-    """Write a checkpoint's weights in 16 bit, with the class names and nothing else, and a `.json` with facts beside
-    it."""
+    """Write a checkpoint's weights in 16 bit, with the classes and nothing else, and a `.json` with facts beside it."""
     content = checkpoints.read_checkpoint(checkpoint)
-    state = {
-        name: value.half() if value.is_floating_point() else value for name, value in content["state_dict"].items()
-    }
-    meta = content["meta"]["dataset_meta"]
+    tensors, meta = content["state_dict"].items(), content["meta"]["dataset_meta"]
+    state = {name: value.half() if value.is_floating_point() else value for name, value in tensors}
     kept = {"classes": tuple(meta["classes"]), "palette": [list(map(int, color)) for color in meta["palette"]]}
     checkpoints.save_atomically({"state_dict": state, "meta": {"dataset_meta": kept}}, out)
     facts = {

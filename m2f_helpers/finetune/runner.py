@@ -68,8 +68,7 @@ class History:
 def _rows_of(path: Path) -> list[dict[str, float]]:
     """The rows of an earlier `history.csv`; none, and a sentence, if somebody has made something else of it."""
     try:
-        rows = pd.read_csv(path)
-        return rows.astype({"step": int}).to_dict("records")
+        return pd.read_csv(path).astype({"step": int}).to_dict("records")
     except (ValueError, KeyError) as error:  # what pandas and the decoder raise are ValueErrors
         tqdm.write(f"{path} cannot be read ({one_line(error)}): the history starts anew")
         return []
@@ -141,7 +140,8 @@ class CarefulRunner(Runner):
             if is_main_process():
                 os.replace(part, final)
         except OSError as error:
-            raise OSError(self._unwritten(final, error)) from None
+            good = f"; step {self.saved_step} is saved, --resume goes on from it" if self.saved_step else ""
+            raise OSError(files.sentence(error, final) + good) from None
         finally:
             if is_main_process():
                 part.unlink(missing_ok=True)
@@ -161,10 +161,6 @@ class CarefulRunner(Runner):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
         self.start = Start(self.start.folder, self.start.step)
-
-    def _unwritten(self, path: Path, error: OSError) -> str:
-        good = f"; step {self.saved_step} is saved, --resume goes on from it" if self.saved_step else ""
-        return f"{files.sentence(error, path)}{good}"
 
 
 class StepHook(Hook):
@@ -207,7 +203,8 @@ class StepHook(Hook):
 
 
 class SaveHook(Hook):
-    """Last in line after each step: a checkpoint when too much would be lost, and a stop if somebody asked for it.
+    """Last in line after each step: a checkpoint when too much would be lost, or at the end if the config's own hook
+    wrote none, and a stop if somebody asked for it.
 
     On all ranks alike, or they would wait for each other for ever.
     """
@@ -217,20 +214,24 @@ class SaveHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Called between two steps."""
-        wanted = torch.tensor([self.stop_asked, _is_due(runner)], dtype=torch.int)  # (2,)
+        seconds = time.monotonic() - runner.saved_at
+        due = seconds >= max(LOSE_SECONDS, SAVING_SHARE * runner.saving_took)  # a kill now would cost too much
+        due = due and runner.iter + 1 - runner.saved_step >= LOSE_STEPS
+        wanted = torch.tensor([self.stop_asked, due], dtype=torch.int)  # (2,)
         if get_dist_info()[1] > 1:
             all_reduce(wanted, "max")
         stop, save = wanted.tolist()
-        if self.is_last_train_iter(runner):
+        last = self.is_last_train_iter(runner)
+        if last:
             self.stop_asked = False
         elif stop:
             runner.train_loop.stop_training = True
-        if (stop or save) and runner.saved_step <= runner.iter and not self.is_last_train_iter(runner):
-            hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
-            if hook is None:  # the config does without
-                runner.save_checkpoint(runner.work_dir, f"iter_{runner.iter + 1}.pth", by_epoch=False)
-            else:
+        if (stop or save or last) and runner.saved_step <= runner.iter:
+            hooks = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch)
+            if hook := next(hooks, None):
                 hook._save_checkpoint_with_step(runner, runner.iter + 1, meta={})  # counts it, and removes old ones
+            else:  # the config does without, or has MMEngine's default: that one writes epoch_1.pth, after the end
+                runner.save_checkpoint(runner.work_dir, f"iter_{runner.iter + 1}.pth", by_epoch=False)
 
 
 def spare_copies(model: torch.nn.Module) -> torch.nn.Module:
@@ -265,17 +266,9 @@ class _IndexSampler(MaskPseudoSampler):
         return super().sample(assign_result, *pixels, **kwargs)
 
 
-def _is_due(runner: Any) -> bool:
-    """Whether a kill at this moment would cost too much."""
-    seconds = time.monotonic() - runner.saved_at
-    long_enough = seconds >= max(LOSE_SECONDS, SAVING_SHARE * runner.saving_took)
-    return long_enough and runner.iter + 1 - runner.saved_step >= LOSE_STEPS
-
-
 def _row(runner: Runner, outputs: dict[str, Any]) -> dict[str, float]:
-    parts = {
-        f"loss_{kind}": sum(float(v.detach()) for k, v in outputs.items() if k.endswith(f"loss_{kind}"))
-        for kind in LOSS_KINDS
-    }
     lr = max(runner.optim_wrapper.get_lr()["lr"])
-    return {"step": runner.iter + 1, "lr": lr, "loss": float(outputs["loss"].detach()), **parts, "mIoU": float("nan")}
+    row = {"step": runner.iter + 1, "lr": lr, "loss": float(outputs["loss"].detach())}
+    for kind in LOSS_KINDS:
+        row[f"loss_{kind}"] = sum(float(v.detach()) for k, v in outputs.items() if k.endswith(f"loss_{kind}"))
+    return {**row, "mIoU": float("nan")}

@@ -13,7 +13,7 @@ from typing import Any
 from mmengine.config import Config
 
 from m2f_helpers import checkpoints, config_files
-from m2f_helpers.config import MISSING, get_value, plain
+from m2f_helpers.config import MISSING, comparable, get_value
 
 _OWN_FILES = ("iter_*.pth", "best_*.pth", "history.csv", "config.py", "last_checkpoint")
 _DATASET = "train_dataloader.dataset"
@@ -71,11 +71,15 @@ def resumed_run(cfg: Config, folder: Path, accept_changes: bool) -> Start:
     path, content, notes = newest_readable(folder)
     if "iter" not in content["meta"]:
         raise ValueError(f"{path} holds weights and no run to go on with: start anew, and give it as --weights")
-    done, old = content["meta"]["iter"], _config_of(content, path)
+    done, old = content["meta"]["iter"], config_files.carried(content, path)
     if old is None:
         return Start(folder, done, path, notes=[*notes, f"{path} has no config in it: nothing could be compared"])
-    _refuse_other_model(folder, old, cfg)
-    differing = list(_differences(_COMPARED, old, cfg))
+    if other := _differences(_FIXED, old, cfg):
+        raise ValueError(
+            f"{folder}: not resumed, the run there has another model ({'; '.join(other)[:300]}): start anew with "
+            "another --out, and take its checkpoint as --weights"
+        )
+    differing = _differences(_COMPARED, old, cfg)
     before, after = (get_value(one, "train_cfg.max_iters") for one in (old, cfg))
     if after < before:
         differing.append(f"steps {before} -> {after}")
@@ -112,7 +116,7 @@ def newest_readable(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
 def planned(folder: Path) -> dict[str, Any]:
     """`iterations`, `batch_size` and `crop_size` that the run in a folder was started with; zeros if unknown."""
     path, content, _ = newest_readable(folder)
-    old = _config_of(content, path)
+    old = config_files.carried(content, path)
     if old is None:
         return {"iterations": 0, "batch_size": 0, "crop_size": ()}
     batch, crop = old.train_dataloader.batch_size, old.model.data_preprocessor.size
@@ -128,40 +132,16 @@ def _state(folder: Path) -> str:
     return f"a run that reached step {newest.stem.split('_')[1]}"
 
 
-def _config_of(content: dict[str, Any], path: Path) -> Config | None:
-    text = content["meta"].get("cfg")
-    return config_files.parse(text, path) if text else None
-
-
-def _refuse_other_model(folder: Path, old: Config, new: Config) -> None:
-    differing = list(_differences(_FIXED, old, new))
-    if differing:
-        raise ValueError(
-            f"{folder}: not resumed, the run there has another model ({'; '.join(differing)[:300]}): start anew with "
-            "another --out, and take its checkpoint as --weights"
-        )
-
-
 def _differences(places: dict[str, tuple[str, ...]], old: Config, new: Config) -> list[str]:
     found = []
     for name, keys in places.items():
-        before, after = ([_comparable(get_value(cfg, key, MISSING)) for key in keys] for cfg in (old, new))
-        pair = next(((a, b) for a, b in zip(before, after, strict=True) if a != b), None)
+        before, after = ([comparable(get_value(cfg, key, MISSING)) for key in keys] for cfg in (old, new))
+        pair = next(((a, b) for a, b in zip(before, after, strict=True) if a != b), ())
         if pair:
-            found.append(f"{name} {_words(pair[0])} -> {_words(pair[1])}" if _is_short(pair) else f"other {name}")
+            words = [_words(value) for value in pair if not isinstance(value, dict)]
+            short = len(words) == 2 and max(map(len, words)) <= 80
+            found.append(f"{name} {' -> '.join(words)}" if short else f"other {name}")
     return found
-
-
-def _comparable(value: Any) -> Any:
-    """Lists for tuples, all the way down: a config that was written and read has lost the difference."""
-    value = plain(value)
-    if isinstance(value, dict):
-        return {key: _comparable(item) for key, item in value.items()}
-    return [_comparable(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _is_short(pair: tuple[Any, Any]) -> bool:
-    return all(not isinstance(value, dict) and len(_words(value)) <= 80 for value in pair)
 
 
 def _words(value: Any) -> str:

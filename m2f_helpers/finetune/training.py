@@ -1,8 +1,7 @@
 """Fine-tuning through MMEngine's Runner: a bar, a history, checkpoints that survive anything. Taught in notebook 04.
 
-The Runner does the work: data loaders, optimiser, schedule, validation, checkpoints. This module checks the config
-before anything is built, chooses device and folder, and says what came of it; the config that lands in the output
-folder stays a plain mmseg config.
+The Runner does the work. This module checks the config before anything is built, chooses device and folder, and says
+what came of it; the config that lands in the output folder stays a plain mmseg config.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +43,7 @@ class TrainResult:
     """What a run left behind.
 
     `history` has one row per step (see `History`), `checkpoint` is the newest one, `config` a plain mmseg config that
-    fits it, `log` the library's own log, `loaded` says in words which tensors the start weights filled, `interrupted`
-    is True after Ctrl-C.
+    fits it, `log` the library's own log, `loaded` says in words which tensors the start weights filled.
     """
 
     history: pd.DataFrame
@@ -108,14 +106,17 @@ def train(
 def _train(cfg: Config, start: runs.Start, device: str, progress: bool) -> TrainResult:
     runner = CarefulRunner.from_cfg(cfg)
     step, save, counts = StepHook(runner.begin(start), progress), SaveHook(), learning.PixelCounts()
-    for hook, priority in (
-        (checkpoints.CleanCheckpointHook(), "VERY_LOW"),
-        (step, "VERY_HIGH"),
-        (counts, "NORMAL"),
-        (save, "LOWEST"),
-    ):
+    hooks = {step: "VERY_HIGH", counts: "NORMAL", checkpoints.CleanCheckpointHook(): "VERY_LOW", save: "LOWEST"}
+    for hook, priority in hooks.items():
         runner.register_hook(hook, priority)
-    _run(runner, step, save, device)
+    try:
+        with _stop_on_signal(save), missing_operators_explained():
+            runner.train()
+    except (ValueError, RuntimeError, MemoryError) as error:
+        raise _explained(runner, step, device, error) from None
+    finally:
+        if step.bar is not None:
+            step.bar.close()
     history = runner.history.frame()
     if save.stop_asked:
         again = f"go on with resume=True (m2f train --resume), same folder: {start.folder}"
@@ -142,9 +143,8 @@ def finetune(
     """`m2f train`: the profile's fine-tune in one call, under torchrun on all its ranks.
 
     Args:
-        profile: name or `Profile`.
+        profile, work_dir: name or `Profile`, and the output folder.
         data: data folder; None draws dusk scenes beside `work_dir`.
-        work_dir: output folder.
         weights: a file, `"random"`, or None for the profile's own.
         iterations, crop_size, batch_size, classes: see `config.finetune_edits`; what is left out is, with `resume`, as
             the run was started with.
@@ -181,29 +181,17 @@ def described(source: Source) -> str:
     return f"{len(names)} classes: {shown}{own}\n{data}"
 
 
-def _run(runner: CarefulRunner, step: StepHook, save: SaveHook, device: str) -> None:
-    """Train, and turn what can go wrong on the way into one sentence."""
-    try:
-        with _stop_on_signal(save), missing_operators_explained():
-            runner.train()
-    except (ValueError, RuntimeError, MemoryError) as error:
-        raise _explained(runner, step, device, error) from None
-    finally:
-        if step.bar is not None:
-            step.bar.close()
-
-
 def _explained(runner: CarefulRunner, step: StepHook, device: str, error: Exception) -> Exception:
+    """What can go wrong on the way, in one sentence; any other error as it is."""
     diverged = ("matrix contains invalid numeric entries", "cost matrix is infeasible", "no longer")
     if isinstance(error, ValueError) and any(text in str(error) for text in diverged):
-        return TrainingDiverged(_why_it_diverged(runner, step, str(error)))
+        return TrainingDiverged(f"{_why_it_diverged(runner, step, str(error))}. {_last_good(runner)}")
     if isinstance(error, MemoryError) or any(text in str(error) for text in ("out of memory", "allocate memory")):
         crop, batch = runner.cfg.model.data_preprocessor.size, runner.cfg.train_dataloader.batch_size
         return ValueError(
             f"the memory of {device} does not suffice at step {runner.iter + 1} "
             f"({free_memory(device) / 1e9:.1f} GB are free now): {batch} crops of {crop[0]} x {crop[1]} pixels are too "
-            f"many; take a smaller --crop or --batch-size. "
-            f"{_last_good(runner)}"
+            f"many; take a smaller --crop or --batch-size. {_last_good(runner)}"
         )
     return error
 
@@ -211,10 +199,14 @@ def _explained(runner: CarefulRunner, step: StepHook, device: str, error: Except
 def _why_it_diverged(runner: CarefulRunner, step: StepHook, what: str) -> str:
     lr = max(runner.optim_wrapper.get_lr()["lr"])
     amp = "on: switch it off" if "Amp" in type(runner.optim_wrapper).__name__ else "off"
+    try:
+        values = [image.float() for image in step.batch["inputs"]]
+        seen = f"values {min(float(v.min()) for v in values):g}..{max(float(v.max()) for v in values):g}"
+    except (TypeError, KeyError, AttributeError):
+        seen = "not readable"
     return (
-        f"training stopped at step {runner.iter + 1}: {what}. Usual causes: the learning rate (now "
-        f"{lr:g}; try a tenth), mixed precision ({amp}), the images ({_input_range(step.batch)}; expected 0..255). "
-        f"{_last_good(runner)}"
+        f"training stopped at step {runner.iter + 1}: {what}. Usual causes: the learning rate (now {lr:g}; try a "
+        f"tenth), mixed precision ({amp}), the images ({seen}; expected 0..255)"
     )
 
 
@@ -222,14 +214,6 @@ def _last_good(runner: CarefulRunner) -> str:
     if not runner.saved_step:
         return "No checkpoint was written yet"
     return f"The last good checkpoint is {newest_checkpoint(runner.work_dir)}"
-
-
-def _input_range(batch: Any) -> str:
-    try:
-        values = [image.float() for image in batch["inputs"]]
-        return f"values {min(float(v.min()) for v in values):g}..{max(float(v.max()) for v in values):g}"
-    except (TypeError, KeyError, AttributeError):
-        return "not readable"
 
 
 def _prepare(cfg: Config, start: runs.Start, seed: int, device: str, launcher: str) -> None:
@@ -285,9 +269,7 @@ def _on_device(device: str, launcher: str) -> Iterator[None]:
     if launcher != "none" and device == "cpu" and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo")
     try:
-        with ExitStack() as stack:
-            if ":" in device:
-                stack.enter_context(torch.cuda.device(device))  # within the block, "cuda" is this one
+        with torch.cuda.device(device) if ":" in device else nullcontext():  # within the block, "cuda" is this one
             yield
     finally:
         device_utils.DEVICE = before

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
@@ -65,7 +64,7 @@ class Evaluation:
         )
         only = self.table[self.table["predicted"] > 0]
         note = f"\n\nthe model predicts {only['name'].iloc[0]!r} everywhere" if len(only) == 1 else ""
-        return f"{head} right\n\n{scores}\n\nmost frequent mistakes\n{mistakes}{note}"
+        return f"{head} of pixels right\n\n{scores}\n\nmost frequent mistakes\n{mistakes}{note}"
 
 
 def evaluate(model: Any, data: str | Path, *, limit: int | None = None, progress: bool = True) -> Evaluation:
@@ -93,7 +92,8 @@ def evaluate(model: Any, data: str | Path, *, limit: int | None = None, progress
     for pair in tqdm(pairs, desc="evaluate", unit="image", disable=not progress or len(pairs) < 4, leave=False):
         predicted = segment_array(model, read_image(pair.image), str(pair.image), False).label_map
         truth = _read_truth(pair, predicted.shape, found.classes)
-        parts = IoUMetric.intersect_and_union(_tensor(predicted), _tensor(truth), classes, IGNORE)
+        maps = (torch.from_numpy(ids.astype(np.int64)) for ids in (predicted, truth))
+        parts = IoUMetric.intersect_and_union(*maps, classes, IGNORE)
         areas += torch.stack(parts).numpy()  # four of (K,) -> (4, K)
         confusion += confusion_matrix(predicted, truth, classes)
     if not confusion.sum():
@@ -106,12 +106,7 @@ def evaluate(model: Any, data: str | Path, *, limit: int | None = None, progress
 def confusion_matrix(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
     """Count pixels by true and predicted class, those with truth 255 = ignore left out.
 
-    Args:
-        prediction: class ids `(H, W)`.
-        truth: class ids `(H, W)`, 255 = ignore.
-        num_classes: K.
-
-    Returns: `(K, K)` int64, truth in rows, prediction in columns.
+    Both are class ids `(H, W)`; the result is `(K, K)` int64, truth in rows, prediction in columns.
     """
     judged = np.asarray(truth) != IGNORE  # (H, W) bool
     pairs = np.asarray(truth)[judged].astype(np.int64) * num_classes + np.asarray(prediction)[judged]  # (pixels,)
@@ -146,10 +141,6 @@ def _read_truth(pair: Pair, size: tuple[int, int], palette: Palette) -> np.ndarr
             f"{len(palette)} classes: `m2f check --data` says what to do"
         )
     return truth
-
-
-def _tensor(label_map: np.ndarray) -> Tensor:
-    return torch.from_numpy(label_map.astype(np.int64))
 
 
 def _class_table(metrics: dict, areas: np.ndarray, palette: Palette) -> pd.DataFrame:

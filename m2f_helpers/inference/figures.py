@@ -25,7 +25,7 @@ from m2f_helpers.plotting import (
     panels,
     percent,
     short,
-    small_titles,
+    small_panels,
     spotlight,
     style,
 )
@@ -38,7 +38,6 @@ def class_iou(
     before: pd.DataFrame | None = None,
     *,
     limit: int = 40,
-    names: Sequence[str] = ("before", "after"),
 ) -> Figure:
     """IoU of each class that occurs in truth or prediction, by falling share of the pixels; the title has their mean.
 
@@ -46,10 +45,9 @@ def class_iou(
         table: `evaluation.Evaluation.table`: columns `id`, `name`, `share` (of the true pixels, 0..1), `iou` (percent).
         before: another model's table, drawn beside it; classes are matched by id.
         limit: at most this many classes.
-        names: what the two models are called, the earlier one first.
     """
     rows = table.head(limit)
-    models = [(names[1], AFTER, table)] if before is None else [(names[0], BEFORE, before), (names[1], AFTER, table)]
+    models = [("before", BEFORE, before)] * (before is not None) + [("after", AFTER, table)]
     height = 0.8 / len(models)
     with style():
         figure = Figure(figsize=(WIDTH, 1.0 + 0.27 * len(rows)), dpi=DPI, layout="constrained")
@@ -89,15 +87,13 @@ def uncertainty(
 
     Args:
         image: RGB, `(H, W, 3)` uint8.
-        confidence: `(H, W)` 0..1, the winner's part of all class scores.
-        entropy: `(H, W)` 0..1.
-        prediction: class ids `(H, W)`.
-        truth: class ids `(H, W)`, 255 = ignore.
+        confidence, entropy: `(H, W)` 0..1; confidence is the winner's part of all class scores.
+        prediction, truth: class ids `(H, W)`, 255 = ignore.
     """
     known = prediction is not None and truth is not None
     columns = 2 if known else 3
     with style():
-        figure = new_figure([image] * (4 if known else 3), columns, 3, "")
+        figure = new_figure([image] * (4 if known else 3), columns, 3)
         axes = figure.subplots(2 if known else 1, columns, squeeze=False).ravel()
         draw_image(axes[0], image)
         axes[0].set_title("image")
@@ -116,13 +112,9 @@ def uncertainty(
 
 
 def errors_by_confidence(confidence: np.ndarray, prediction: np.ndarray, truth: np.ndarray, *, bins: int = 5) -> Figure:
-    """Part of the pixels that are wrong, by how confident the model was about them.
+    """Part of the pixels that are wrong, by how confident the model was about them, in `bins` bars of equal width.
 
-    Args:
-        confidence: 0..1, any shape.
-        prediction: class ids, same shape.
-        truth: class ids, same shape, 255 = ignore.
-        bins: number of bars; equally wide.
+    All of one shape: `confidence` 0..1; `prediction` and `truth` class ids, 255 = ignore.
     """
     judged = np.asarray(truth) != IGNORE
     wrong = (np.asarray(prediction) != np.asarray(truth))[judged]
@@ -148,86 +140,52 @@ def errors_by_confidence(confidence: np.ndarray, prediction: np.ndarray, truth: 
     return figure
 
 
-def query_grid(result: Any, limit: int = 8, *, columns: int = 4) -> Figure:
-    """The masks of the queries that own most, as lit parts of the image.
-
-    Args:
-        result: an `segment.Segmentation`.
-        limit: at most this many queries.
-        columns: images per row.
-    """
+def query_grid(result: Any, limit: int = 8) -> Figure:
+    """The masks of the queries that own most of a `Segmentation`, as lit parts of the image."""
     chosen = result.queries[:limit]
     images = [spotlight(result.image, result.query_mask(query.index)) for query in chosen]
     titles = [f"query {q.index}, owns {percent(q.share)}\n{short(q.name)} {q.score:.2f}" for q in chosen]
-    figure = panels(images, titles, columns=columns)
-    return small_titles(figure, "Queries: " + "; ".join(text.replace("\n", ", ") for text in titles))
+    return small_panels(images, titles, 4, "Queries: ")
 
 
-def query_life(result: Any, query: int, *, columns: int | None = None) -> Figure:
-    """One query from the first prediction to the last: its mask, its class, and how sure it is.
-
-    Args:
-        result: an `segment.Segmentation` made with `layers=True`.
-        query: its index.
-        columns: images per row; None takes 4 (4 predictions) or 5 (10 predictions).
-    """
+def query_life(result: Any, query: int) -> Figure:
+    """One query, by its index, from the first prediction to the last: its mask, its class, and how sure it is."""
     images, titles = [], []
     for i in range(len(result.layers)):
         name, score = _best_class(result, i, query)
         images.append(spotlight(result.image, result.query_mask(query, i)))
         titles.append(f"{_when(i)}\n{short(name, 13)} {score:.2f}")
-    figure = panels(images, titles, columns=columns or (4 if len(images) <= 4 else 5))
-    return small_titles(figure, f"Query {query}: " + "; ".join(text.replace("\n", ", ") for text in titles))
+    return small_panels(images, titles, 4 if len(images) <= 4 else 5, f"Query {query}: ")
 
 
-def queries_by_layer(result: Any, limit: int = 4, *, columns: int = 4) -> Figure:
-    """The queries that own most, one per row, after several decoder layers, from the first prediction to the last.
-
-    Args:
-        result: an `segment.Segmentation` made with `layers=True`.
-        limit: number of queries.
-        columns: number of predictions; evenly spread over those there are.
-    """
-    chosen = result.queries[:limit]
-    steps = sorted({round(i) for i in np.linspace(0, len(result.layers) - 1, columns)})
+def queries_by_layer(result: Any, limit: int = 4) -> Figure:
+    """The queries that own most, one per row, after four predictions, evenly spread from the first to the last."""
+    steps = sorted({round(i) for i in np.linspace(0, len(result.layers) - 1, 4)})
     images, titles = [], []
-    for query in chosen:
+    for query in result.queries[:limit]:
         for i in steps:
             name, score = _best_class(result, i, query.index)
             images.append(spotlight(result.image, result.query_mask(query.index, i)))
             titles.append(f"query {query.index}, {_when(i)}\n{short(name)} {score:.2f}")
-    figure = panels(images, titles, columns=len(steps))
-    return small_titles(figure, "; ".join(text.replace("\n", ", ") for text in titles))
+    return small_panels(images, titles, len(steps), "")
 
 
-def attention(result: Any, query: int, *, columns: int = 3) -> Figure:
-    """Where each decoder layer let a query look: the lit cells, at the layer's own feature level.
-
-    Args:
-        result: an `segment.Segmentation` made with `layers=True`.
-        query: its index.
-        columns: images per row.
-    """
+def attention(result: Any, query: int) -> Figure:
+    """Where each decoder layer let a query, by its index, look: the lit cells, at the layer's own feature level."""
     images, titles = [], []
     for layer in range(1, len(result.layers)):
         allowed = result.allowed(query, layer)
         images.append(spotlight(result.image, allowed))
         freed = " (mask empty here)" if result.layers[layer - 1].rescued[query] else ""
         cells = f"{allowed.shape[0]} x {allowed.shape[1]} cells"
-        titles.append(f"layer {layer}: {cells},\n{percent(allowed.mean())} allowed{freed}")
-    figure = panels(images, titles, columns=columns)
-    return small_titles(figure, f"Attention of query {query}: " + "; ".join(t.replace("\n", " ") for t in titles))
+        titles.append(f"layer {layer}: {cells}\n{percent(allowed.mean())} allowed{freed}")
+    return small_panels(images, titles, 3, f"Attention of query {query}: ")
 
 
-def attention_narrowing(result: Any, limit: int = 10) -> Figure:
-    """Part of the image that each query may look at, layer by layer; the largest queries in colour.
-
-    Args:
-        result: an `segment.Segmentation` made with `layers=True`.
-        limit: at most this many in colour; those that own less than 1 % of the image stay grey.
-    """
+def attention_narrowing(result: Any) -> Figure:
+    """Part of the image that each query may look at, layer by layer; the ten largest in colour if they own 1 %."""
     layers = range(1, len(result.layers))
-    used = [query for query in result.queries if query.share >= 0.01][:limit]
+    used = [query for query in result.queries if query.share >= 0.01][:10]
     colours = [f"C{i}" for i in range(10) if i != 7] + ["black"]  # C7 is the grey of the others
     with style():
         figure = Figure(figsize=(WIDTH, max(3.2, 0.9 + 0.22 * (len(used) + 1))), dpi=DPI, layout="constrained")
@@ -269,17 +227,14 @@ def before_after(
 
     Args:
         image: RGB, `(H, W, 3)` uint8.
-        before: class ids `(H, W)`.
-        after: class ids `(H, W)`.
+        before, after: class ids `(H, W)`.
         truth: class ids `(H, W)`, 255 = ignore; None leaves out what changed.
         names: titles of the two predictions.
         palette: names and colours; None: ADE20K's.
     """
     shown, titles = [image, before, after], ["image", *names]
     if truth is not None:
-        titles[1:] = [
-            f"{n}: {percent(error_rate(p, truth))} wrong" for n, p in zip(names, (before, after), strict=True)
-        ]
+        titles[1:] = [f"{n}: {percent(error_rate(p, truth))} wrong" for n, p in zip(names, shown[1:], strict=True)]
         shown.append(change_map(image, before, after, truth))
         titles.append("blue: corrected, orange: made worse")
     heading = f"share of pixels: {names[0]} / {names[1]}"
@@ -308,20 +263,16 @@ def rgb_or_bgr(
     row, column = (int(v) for v in deepest(region))
     right = palette.colorize(label_map)
     wrong = right[..., ::-1].copy()
-    name = palette.names[class_id]
-    shown = [image, right, wrong]
-    titles = ["image", "label map, RGB: right", "channels swapped: wrong"]
+    name, titles = palette.names[class_id], ["image", "label map, RGB: right", "channels swapped: wrong"]
     with style():
         figure = Figure(figsize=(WIDTH, 4.3), dpi=DPI, layout="constrained")
         axes = figure.subplots(2, 3, height_ratios=[3, 1])
-        for ax, array, text in zip(axes[0], shown, titles, strict=True):
+        for ax, array, text in zip(axes[0], (image, right, wrong), titles, strict=True):
             draw_image(ax, array)
             ax.set_title(text)
             ax.plot(column, row, "o", ms=13, mfc="none", mec="white", mew=3.5)
             ax.plot(column, row, "o", ms=13, mfc="none", mec="black", mew=1.5)
-        axes[1, 0].text(
-            0.5, 0.5, f"the circled pixel\nis {name}", ha="center", va="center", transform=axes[1, 0].transAxes
-        )
+        axes[1, 0].text(0.5, 0.5, f"the circled pixel\nis {name}", ha="center", va="center")
         axes[1, 0].set_axis_off()
         for ax, array in zip(axes[1, 1:], (right, wrong), strict=True):
             draw_image(ax, array[row : row + 1, column : column + 1])

@@ -6,12 +6,11 @@ What is left out: predictions nobody asked for, masks at stride 4 that are only 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import m2f_helpers  # noqa: F401  first: registers the stand-in for mmcv's compiled ops
 from m2f_helpers.scratch.model import Mask2Former, fused
@@ -58,13 +57,5 @@ def is_plain(model: nn.Module) -> bool:
 
 def _fingerprint(model: nn.Module) -> list[Any]:
     """Changes when a weight changes, also through `.data`, which torch does not count."""
-    return [(tensor.data_ptr(), tensor._version, _sum(tensor)) for tensor in _tensors(model)]
-
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
-
-
-def _sum(tensor: Tensor) -> float:
-    return float(tensor.detach().sum())
+    tensors = (*model.parameters(), *model.buffers())
+    return [(tensor.data_ptr(), tensor._version, float(tensor.detach().sum())) for tensor in tensors]

@@ -21,6 +21,7 @@ def load(
     checkpoint: str | Path | None = None,
     device: str | None = None,
     new_classes: bool = False,
+    fallback: Any = None,
 ) -> Any:
     """Build a model for inference and fill it with a checkpoint's weights.
 
@@ -32,21 +33,18 @@ def load(
         device: `"cpu"`, `"cuda"`, ...; None takes a GPU if there is one.
         new_classes: the config may have other classes than the checkpoint; the class layer then stays at random, as it
             is before fine-tuning.
+        fallback: the config if neither the caller nor the checkpoint has one.
 
     Returns: mmseg's segmentor in evaluation mode; `.cfg` holds the config, `.dataset_meta` the classes, which
         `palette.palette_of` reads: those that the checkpoint was trained on.
     Raises: FileNotFoundError or ValueError naming the file, and what was not in it: a half-filled model would guess.
     """
-    return _load(config, checkpoint, device, None, new_classes)
-
-
-def _load(
-    config: Any, checkpoint: str | Path | None, device: str | None, fallback: Any, new_classes: bool = False
-) -> Any:
-    """`load`; `fallback` is the config if neither the caller nor the checkpoint has one."""
     device = choose_device(device)
     content = {} if checkpoint is None else read_checkpoint(checkpoint)
-    config = _carried_config(content, checkpoint) or fallback if config is None else copy.deepcopy(as_config(config))
+    if config is None:
+        config = config_files.carried(content, checkpoint) or fallback
+    else:
+        config = copy.deepcopy(as_config(config))
     if config is None:
         raise ValueError(f"{checkpoint or 'load()'} carries no config: give the config that it was trained with")
     model = build_model(config, seed=None)
@@ -55,15 +53,10 @@ def _load(
         others = [name for name in report.reshaped if not (new_classes and ".cls_embed." in name)]
         if report.missing or others:
             raise ValueError(f"{checkpoint} is of another model: {report.text}")
-    model.cfg = config
-    model.dataset_meta = _dataset_meta(_classes(content, config, model.decode_head.num_classes))
+    palette = _classes(content, config, model.decode_head.num_classes)
+    on_disk = [list(entry.on_disk) for entry in palette.classes]  # beyond mmseg's meta, for `palette_of` to read
+    model.cfg, model.dataset_meta = config, {**palette.meta, "on_disk": on_disk, "ignored": list(palette.ignored)}
     return model.to(device).eval()
-
-
-def _carried_config(content: dict[str, Any], source: Any) -> Any | None:
-    """The config in the content of a checkpoint that MMEngine wrote; None if there is none."""
-    text = content.get("meta", {}).get("cfg")
-    return config_files.parse(text, source) if isinstance(text, str) and text.strip() else None
 
 
 def _classes(content: dict[str, Any], config: Any, count: int) -> Palette:
@@ -80,39 +73,21 @@ def _classes(content: dict[str, Any], config: Any, count: int) -> Palette:
     return found[-1] if found[-1].names == found[0].names else found[0]
 
 
-def _dataset_meta(palette: Palette) -> dict[str, Any]:
-    """What mmseg wants to know of the classes, and the ids in label files, for `palette_of` to read."""
-    on_disk = [list(entry.on_disk) for entry in palette.classes]
-    return {**palette.meta, "on_disk": on_disk, "ignored": list(palette.ignored)}
-
-
 def load_profile(
     profile: str = "demo", config: Any = None, checkpoint: str | Path | None = None, device: str | None = None
 ) -> Any:
     """`load` with a profile's config and weights wherever none are given and the checkpoint carries none.
 
-    Args:
-        profile: `"demo"` or `"ade20k"`.
-        config: in place of the profile's.
-        checkpoint: in place of the profile's; the `ade20k` profile's own is fetched once, with its hash checked.
-        device: as in `load`.
+    The `ade20k` profile's own weights are fetched once, with their hash checked.
     """
     settings = get_profile(profile)
     if checkpoint is None:
         return load(base_config(settings) if config is None else config, profile_weights(settings.weights), device)
-    return _load(config, checkpoint, device, base_config(settings))
+    return load(config, checkpoint, device, fallback=base_config(settings))
 
 
 def load_finetuned(folder: str | Path, profile: str = "demo", device: str | None = None) -> Any | None:
-    """The model that notebook 04 (or `m2f train`) left in a folder, if there is one and it is of this profile.
-
-    Args:
-        folder: with `config.py` and checkpoints.
-        profile: `"demo"` or `"ade20k"`.
-        device: as in `load`.
-
-    Returns: the model, or None if the folder has none or one of another profile.
-    """
+    """The model that notebook 04 (or `m2f train`) left in a folder; None if there is none or one of another profile."""
     folder = Path(folder)
     if not (folder / "config.py").is_file():
         return None

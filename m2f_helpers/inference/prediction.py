@@ -22,7 +22,7 @@ from m2f_helpers.quiet import one_line
 
 COLUMNS = ["file", "id", "name", "share", "confidence"]
 TABLE = "shares.csv"
-MARK = {"Software": "m2f predict"}  # in every PNG written here: by it a result is known, whatever it is called
+MARK = "m2f predict"  # "Software" in every PNG written here: by it a result is known, whatever it is called
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,8 @@ def predict(model: Any, inputs: Iterable[str | Path], out: str | Path, *, alpha:
     """Segment files and folders and write the results. Whatever is wrong with one image costs only this one.
 
     Per image two files: `NAME_overlay.png`, and `NAME_labels.png` with the palette in it and ids as in the label files
-    that the model was trained on (ADE20K: class + 1, 0 = other). For all images together `shares.csv`: file, id, name,
-    share, confidence, written as it grows. Files in several folders are told apart by the folders they do not have in
-    common, in the table and below `out`.
+    that the model was trained on. For all images together `shares.csv`, written as it grows. Files in several folders
+    are told apart by the folders they do not have in common, in the table and below `out`.
 
     Args:
         model: from `load`.
@@ -54,7 +53,6 @@ def predict(model: Any, inputs: Iterable[str | Path], out: str | Path, *, alpha:
         out: folder for the results, made if need be; no file is overwritten that `predict` did not write.
         alpha: weight of the class colours in the overlay, 0..1.
 
-    Returns: the table, the files written, and the reason for each image that failed.
     Raises: ValueError if there is nothing to do, `alpha` is none, or a file in `out` is in the way; an input that does
         not exist counts as failed.
     """
@@ -109,7 +107,7 @@ def is_result(path: str | Path) -> bool:
     """Whether a file is one that `predict` wrote."""
     try:
         with Image.open(path) as image:
-            return image.info.get("Software") == MARK["Software"]
+            return image.info.get("Software") == MARK
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
 
@@ -167,15 +165,14 @@ def _write(result: Segmentation, targets: tuple[Path, Path], alpha: float) -> pd
     """Overlay and label map of one image; returns its rows of the table."""
     targets[0].parent.mkdir(parents=True, exist_ok=True)
     files.remove_orphans(targets[0].parent)
-    mixed = overlay(result.image, result.label_map, alpha, palette=result.palette)
-    _save(Image.fromarray(mixed), targets[0])
+    _save(Image.fromarray(overlay(result.image, result.label_map, alpha, palette=result.palette)), targets[0])
     save_labels(result.label_map, targets[1], result.palette)
     return result.table
 
 
 def _save(image: Image.Image, path: Path) -> Path:
     mark = PngImagePlugin.PngInfo()
-    mark.add_text("Software", MARK["Software"])
+    mark.add_text("Software", MARK)
     with files.replacing(path) as temporary:
         image.save(temporary, format="PNG", pnginfo=mark)
     return path

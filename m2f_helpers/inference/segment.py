@@ -13,7 +13,7 @@ import copy
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -115,14 +115,14 @@ class Segmentation:
     @cached_property
     def entropy(self) -> np.ndarray:
         """How undecided the pixel is, `(H, W)` float32: 0 one class has all the score, 1 all classes have the same."""
-        small = _entropy(self.scores)  # (h, w)
-        return upsample(small[None, None], self.geometry.image)[0, 0].numpy()  # (1, 1, h, w) -> (H, W)
+        small = _entropy(self.scores)[None, None]  # (1, 1, h, w)
+        return upsample(small, self.geometry.image)[0, 0].numpy()  # (H, W)
 
     @cached_property
     def owner(self) -> np.ndarray:
         """The query that adds most to the winning class, `(h, w)` int16 at the network's size."""
-        winners = self.scores.argmax(0)  # (K, h, w) -> (h, w)
-        return _owner(self.class_logits, self.mask_logits, winners, self.geometry).numpy()
+        labels = self.scores.argmax(0)  # (K, h, w) -> (h, w)
+        return _owner(self.class_logits, self.mask_logits, labels, self.geometry).numpy()
 
     @cached_property
     def queries(self) -> list[Query]:
@@ -130,11 +130,9 @@ class Segmentation:
         probabilities = self.class_logits.softmax(-1)  # (Q, K + 1)
         score, ids = probabilities[:, :-1].max(-1)  # both (Q,)
         shares = np.bincount(self.owner.ravel(), minlength=len(ids)) / self.owner.size  # (Q,)
-        names = self.palette.names
-        found = [
-            Query(q, int(ids[q]), names[int(ids[q])], float(score[q]), float(probabilities[q, -1]), float(shares[q]))
-            for q in range(len(ids))
-        ]
+        names = [self.palette.names[i] for i in ids]
+        columns = (ids.tolist(), names, score.tolist(), probabilities[:, -1].tolist(), shares.tolist())
+        found = [Query(index, *row) for index, row in enumerate(zip(*columns, strict=True))]
         return sorted(found, key=lambda query: (-query.share, -query.score))
 
     @property
@@ -183,6 +181,13 @@ class Geometry:
     columns: slice
     image: tuple[int, int]
 
+    @classmethod
+    def of(cls, meta: dict[str, Any], size: Sequence[int]) -> Geometry:
+        """From what the test pipeline and the preprocessor noted, and the image's `[H, W]`."""
+        padded = tuple(meta.get("pad_shape", meta["img_shape"])[:2])
+        left, right, top, bottom = meta.get("img_padding_size", meta.get("padding_size", [0] * 4))
+        return cls(padded, slice(top, padded[0] - bottom), slice(left, padded[1] - right), tuple(size))
+
     def inner(self, maps: Tensor) -> Tensor:
         """Cut the padding away: `(..., *padded)` -> `(..., h, w)`."""
         return maps[..., self.rows, self.columns]
@@ -193,29 +198,28 @@ class Geometry:
         return upsample(self.inner(padded), size or self.image)[0, 0]  # (1, 1, h, w) -> (H, W)
 
 
-def segment(model: Any, image: Any, *, layers: bool = False, engine: str = "lean") -> Segmentation | list[Segmentation]:
+def segment(model: Any, image: Any, *, layers: bool = False) -> Segmentation | list[Segmentation]:
     """Segment an image, or all images of a folder.
 
     Args:
         model: from `load`, or from mmseg's `init_model`.
         image: path, PIL image, RGB array (see `images.read_image`), or a folder of images.
-        layers: keep the prediction after every decoder layer and the attention each layer was allowed.
-        engine: `"lean"` computes the same in less time with `scratch.model` (see `inference.lean`), unless layers are
-            asked for or the model is not a plain Mask2Former; `"mmseg"` runs the model itself.
+        layers: keep the prediction after every decoder layer and the attention each layer was allowed. Without them,
+            a plain Mask2Former is run by `scratch.model`, which computes the same in less time (see `inference.lean`).
 
     Returns: a `Segmentation`; for a folder a list of them, by file name. A file that cannot be read is warned about.
     Raises: FileNotFoundError or ValueError: one sentence with the file and the fix.
     """
     if isinstance(image, (str, os.PathLike)) and Path(image).is_dir():
-        return _segment_folder(model, Path(image), layers, engine)
+        return _segment_folder(model, Path(image), layers)
     source = str(image) if isinstance(image, (str, os.PathLike)) else "array"
-    return segment_array(model, read_image(image), source, layers, engine)
+    return segment_array(model, read_image(image), source, layers)
 
 
 def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int]) -> Tensor:
     """Mask2Former's class scores: the queries' class probabilities, spread over their masks and added up.
 
-    Built step by step in notebook 05; the same operations as `Mask2FormerHead.predict` of mmseg 1.2.2.
+    The same operations as `Mask2FormerHead.predict` of mmseg 1.2.2.
 
     Args:
         class_logits: `(B, Q, K + 1)`, the last column "no object".
@@ -230,18 +234,11 @@ def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int])
     return torch.einsum("bqk,bqhw->bkhw", probabilities, masks)  # the queries are summed up: (B, K, H, W)
 
 
-# ---------------------------------------------------------------------------------------------------------- segment
-
-
 @torch.no_grad()
-def segment_array(
-    model: Any, image: np.ndarray, source: str, layers: bool = False, engine: str = "lean"
-) -> Segmentation:
+def segment_array(model: Any, image: np.ndarray, source: str, layers: bool = False) -> Segmentation:
     """Segment an RGB array `(H, W, 3)` uint8; `source` names it in messages."""
-    if engine not in ("lean", "mmseg"):
-        raise ValueError(f"expected the engine 'lean' or 'mmseg', got {engine!r}")
     inputs, samples = _prepare(model, image, source)
-    lean = None if layers or engine == "mmseg" else lean_model(model)
+    lean = None if layers else lean_model(model)
     need_memory(image.shape[:2], inputs, NETWORK_BYTES[lean is not None], source)
     with _watch_attention(model.decode_head, layers) as seen:  # both results are lists, one entry per prediction
         if lean is None:
@@ -249,14 +246,14 @@ def segment_array(
         else:
             class_logits, mask_logits = zip(*lean(inputs, every=False), strict=True)
     if not torch.isfinite(class_logits[-1]).all() or not torch.isfinite(mask_logits[-1]).all():
-        raise ValueError(
-            f"{source}: the model's scores are not finite numbers, so its weights are damaged; load others"
-        )
-    geometry = _geometry(samples[0].metainfo, image.shape[:2])
+        said = "the model's scores are not finite numbers, so its weights are damaged; load others"
+        raise ValueError(f"{source}: {said}")
+    geometry = Geometry.of(samples[0].metainfo, image.shape[:2])
     last = class_logits[-1], mask_logits[-1]
 
-    def inner(maps: Tensor) -> Tensor:
-        return _where_room_is(geometry.inner(maps), geometry.image)
+    def inner(maps: Tensor) -> Tensor:  # on the CPU if a large image's own size has no room on the GPU
+        maps, needed = geometry.inner(maps), PIXEL_BYTES * image.shape[0] * image.shape[1]
+        return maps.cpu() if maps.is_cuda and free_memory(str(maps.device)) < needed else maps
 
     if lean is None:
         scores = inner(class_scores(*last, geometry.padded))  # (1, K, h, w)
@@ -278,15 +275,9 @@ def segment_array(
 
 
 def need_memory(size: Sequence[int], inputs: Tensor, per_pixel: int, source: str) -> None:
-    """Compare what segmenting is going to take with what is free, before anything is computed.
+    """ValueError if segmenting an image of `[H, W]` is going to take more than what is free.
 
-    Args:
-        size: `[H, W]` of the image.
-        inputs: what the network will see, `(1, 3, h, w)`.
-        per_pixel: bytes for each of its pixels.
-        source: names the image in the message.
-
-    Raises: ValueError with both numbers.
+    `inputs` is what the network will see, `(1, 3, h, w)`; `per_pixel` are the bytes for each of its pixels.
     """
     network, own = per_pixel * inputs.shape[-2] * inputs.shape[-1], PIXEL_BYTES * size[0] * size[1]
     free = free_memory()
@@ -300,13 +291,6 @@ def need_memory(size: Sequence[int], inputs: Tensor, per_pixel: int, source: str
         f"{source} has {size[1]} x {size[0]} pixels and needs {needed / 1e9:.1f} GB, {where} has {free / 1e9:.1f} GB "
         "free: make the image smaller, or close other programs"
     )
-
-
-def _where_room_is(scores: Tensor, size: Sequence[int]) -> Tensor:
-    """The scores, moved to the CPU if a large image's own size has no room on the GPU."""
-    if scores.is_cuda and free_memory(str(scores.device)) < PIXEL_BYTES * size[0] * size[1]:
-        return scores.cpu()
-    return scores
 
 
 def _class_ids(places: np.ndarray, ids: Tensor | None) -> np.ndarray:
@@ -345,13 +329,11 @@ def _owner(class_logits: Tensor, mask_logits: Tensor, labels: Tensor, geometry: 
 
 def _layers(class_logits: list[Tensor], mask_logits: list[Tensor], seen: list[Tensor]) -> tuple[LayerPrediction, ...]:
     """The head's predictions, each with the attention mask that was made of it."""
-    result = []
-    for i, (classes, masks) in enumerate(zip(class_logits, mask_logits, strict=True)):
-        allowed = rescued = None
-        if i < len(seen):
-            allowed, rescued = _allowed(seen[i], masks)
-        result.append(LayerPrediction(classes[0].cpu(), masks[0].cpu(), allowed, rescued))  # batch of 1 dropped
-    return tuple(result)
+    masks_of = [_allowed(*pair) for pair in zip(seen, mask_logits, strict=False)] + [
+        (None, None)
+    ]  # none after the last
+    rows = zip(class_logits, mask_logits, masks_of, strict=True)
+    return tuple(LayerPrediction(classes[0].cpu(), masks[0].cpu(), *mask) for classes, masks, mask in rows)
 
 
 def _allowed(blocked: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -374,15 +356,13 @@ def _watch_attention(head: Any, wanted: bool) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
 
     def note(module: Any, args: tuple, kwargs: dict) -> None:
-        seen.append(kwargs["cross_attn_mask"].detach().clone())
+        seen.append(kwargs["cross_attn_mask"].clone())
 
     layers = head.transformer_decoder.layers if wanted else []
-    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
-    try:
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_pre_hook(note, with_kwargs=True).remove)
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _prepare(model: Any, image: np.ndarray, source: str) -> tuple[Tensor, list[Any]]:
@@ -395,12 +375,9 @@ def _prepare(model: Any, image: np.ndarray, source: str) -> tuple[Tensor, list[A
     try:
         packed = pipeline({"img": np.ascontiguousarray(image[..., ::-1])})  # mmseg's pipelines want (H, W, 3) BGR
     except Exception as error:
-        size = f"{image.shape[0]} x {image.shape[1]}"
-        raise ValueError(
-            f"{source}: the test pipeline cannot take an image of {size} pixels: {one_line(error)}"
-        ) from error
-    data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
-    data = model.data_preprocessor(data, training=False)
+        what = f"an image of {image.shape[0]} x {image.shape[1]} pixels"
+        raise ValueError(f"{source}: the test pipeline cannot take {what}: {one_line(error)}") from error
+    data = model.data_preprocessor({name: [value] for name, value in packed.items()}, training=False)
     return data["inputs"], data["data_samples"]  # (1, 3, h, w), padded to a multiple of the size divisor
 
 
@@ -413,16 +390,9 @@ def _test_pipeline(config: Any, size: Sequence[int]) -> list[dict]:
     return steps
 
 
-def _geometry(meta: dict, size: Sequence[int]) -> Geometry:
-    padded = tuple(meta.get("pad_shape", meta["img_shape"])[:2])
-    left, right, top, bottom = meta.get("img_padding_size", meta.get("padding_size", [0] * 4))
-    rows, columns = slice(top, padded[0] - bottom), slice(left, padded[1] - right)
-    return Geometry(padded, rows, columns, tuple(size[:2]))
-
-
-def _segment_folder(model: Any, folder: Path, layers: bool, engine: str) -> list[Segmentation]:
+def _segment_folder(model: Any, folder: Path, layers: bool) -> list[Segmentation]:
     results = []
-    for path, result in segment_each(model, list_images(folder), layers, engine=engine):
+    for path, result in segment_each(model, list_images(folder), layers):
         if isinstance(result, Segmentation):
             results.append(result)
         else:
@@ -433,13 +403,12 @@ def _segment_folder(model: Any, folder: Path, layers: bool, engine: str) -> list
 
 
 def segment_each(
-    model: Any, paths: Sequence[Path], layers: bool = False, progress: bool | None = None, engine: str = "lean"
+    model: Any, paths: Sequence[Path], layers: bool = False
 ) -> Iterator[tuple[Path, Segmentation | Exception]]:
     """Segment one file after another; what cannot be read, or is too large, comes back as the error."""
-    hide = len(paths) < 4 if progress is None else not progress
-    for path in tqdm(paths, desc="segment", unit="image", disable=hide, leave=False):
+    for path in tqdm(paths, desc="segment", unit="image", disable=len(paths) < 4, leave=False):
         try:
-            yield path, segment_array(model, read_image(path), str(path), layers, engine)
+            yield path, segment_array(model, read_image(path), str(path), layers)
         except (ValueError, OSError) as error:
             yield path, error
         except (MemoryError, RuntimeError) as error:

@@ -43,11 +43,7 @@ def upsampled_argmax(scores: Tensor, size: Sequence[int], whole: int = WHOLE) ->
 
 
 def winners(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    padded: Sequence[int],
-    inner: Callable[[Tensor], Tensor],
-    size: Sequence[int],
+    class_logits: Tensor, mask_logits: Tensor, padded: Sequence[int], inner: Callable, size: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What `class_scores` and `upsampled_argmax` give for all classes, from the few that can win.
 

@@ -33,10 +33,10 @@ _numbers = count(1)
 
 
 class Explorer:
-    """A widget, `view`, and its static twin, `static` (a figure). As the last line of a cell, both are put out.
+    """A widget, `view`, and its static twin, `static` (a figure): two outputs of a cell, one below the other.
 
-    They are two outputs, one below the other. Where the widget lives, a style sheet inside it hides the twin; where it
-    does not (a page, a code host, a notebook opened again without its kernel) the sheet is missing too.
+    Where the widget lives, a style sheet inside it hides the twin; where it does not (a page, a code host, a notebook
+    opened again without its kernel) the sheet is missing too.
     """
 
     def __init__(self, view: ipw.Box, static: plotting.Figure, **controls: ipw.Widget):
@@ -71,14 +71,11 @@ if (box) { name(); new MutationObserver(name).observe(box, {childList: true, sub
 
 
 def class_explorer(results: Mapping[str, Any]) -> Explorer:
-    """Choose an image, how opaque the classes are, and which of them are painted.
-
-    Args:
-        results: `segment.Segmentation` by the name to choose it by.
+    """Choose a `Segmentation` by its name, how opaque the classes are, and which of them are painted.
 
     Returns: controls `choice`, `opacity`, `classes` (ids), the buttons `all` and `none`, outputs `image` and `words`.
     """
-    results = _at_least_one(results)
+    _check(results)
     shown = {name: (_shrink(result.image), _shrink(result.label_map)) for name, result in results.items()}
     choice = ipw.Dropdown(options=list(results), description="image")
     opacity = ipw.FloatSlider(value=0.55, min=0, max=1, step=0.05, description="opacity")
@@ -126,13 +123,12 @@ def class_explorer(results: Mapping[str, Any]) -> Explorer:
 def query_explorer(results: Mapping[str, Any]) -> Explorer:
     """Choose an image, a query (by falling area) and a prediction; see its mask, or what the layer was allowed to see.
 
-    Args:
-        results: `segment.Segmentation` by name, made with `layers=True`.
+    `results` are `Segmentation`s by name, made with `layers=True`.
 
     Returns: controls `choice`, `query` (its index), `layer` (0: before the first) and `show`, outputs `image` and
         `words`.
     """
-    results = _at_least_one(results)
+    _check(results)
     if not all(result.layers for result in results.values()):
         raise ValueError("the layers were not kept: call segment(model, image, layers=True)")
     options = {name: [(str(query.index), query.index) for query in result.queries] for name, result in results.items()}
@@ -193,8 +189,7 @@ def before_after(
 
     Args:
         image: RGB, `(H, W, 3)` uint8.
-        before: class ids, `(H, W)`.
-        after: class ids, `(H, W)`.
+        before, after: class ids, `(H, W)`.
         names: what the two are called.
         palette: names and colours; None: ADE20K's.
 
@@ -219,15 +214,8 @@ def before_after(
     blend()
     words = ipw.HTML(f"left of the line: {html.escape(names[0])}, right of it: {html.escape(names[1])}")
     static = figures.before_after(image, before, after, names=names, palette=palette)
-    return Explorer(
-        ipw.VBox(
-            [words, _row([position, opacity]), output],
-        ),
-        static,
-        position=position,
-        opacity=opacity,
-        image=output,
-    )
+    view = ipw.VBox([words, _row([position, opacity]), output])
+    return Explorer(view, static, position=position, opacity=opacity, image=output)
 
 
 # The browser makes large images smaller before they travel: a message of more than 10 MB (Colab: 1 MB) would be dropped
@@ -272,9 +260,7 @@ UPLOAD_SIDE, UPLOAD_BYTES = 1280, 700_000
 def upload(segment: Callable[[np.ndarray], Any], example: Any) -> Explorer:
     """Choose an image of your own; it is segmented as soon as it is here. JupyterLab and Colab.
 
-    Args:
-        segment: from an RGB array to a `Segmentation`, for example `partial(segment, model)`.
-        example: a `Segmentation` to show until then, and as static twin.
+    `segment` makes a `Segmentation` of an RGB array; `example` is one to show until then, and as static twin.
 
     Returns: control `data` (a hidden text field that the browser fills), outputs `image` and `words`.
     """
@@ -330,10 +316,9 @@ def _received(text: str) -> tuple[str, np.ndarray]:
     return f"{name}, {size}", pixels
 
 
-def _at_least_one(results: Mapping[str, Any]) -> Mapping[str, Any]:
+def _check(results: Any) -> None:
     if not isinstance(results, Mapping) or not results:
         raise ValueError(f"expected at least one segmented image by name, got {type(results).__name__} of nothing")
-    return results
 
 
 def _row(children: Sequence[ipw.Widget]) -> ipw.HBox:
@@ -349,9 +334,8 @@ def _shrink(array: np.ndarray) -> np.ndarray:
 
 def _img(pixels: np.ndarray, alt: str) -> str:
     """HTML of an image at its own size."""
-    data = BytesIO()
-    Image.fromarray(pixels).save(data, "PNG", compress_level=1)
-    tag = plotting.img_tag(data.getvalue(), "png", alt, pixels.shape[1])
+    data = plotting.encoded(Image.fromarray(pixels), "PNG", compress_level=1)
+    tag = plotting.img_tag(data, "png", alt, pixels.shape[1])
     return tag.replace("<img", '<img decoding="sync"')  # else the place is empty for a moment at every step
 
 
@@ -378,6 +362,5 @@ def _query_words(result: Any, query: Any, layer: int, attention: bool) -> str:
     probabilities = result.layers[layer].class_logits[query.index].softmax(-1)  # (K + 1,)
     best = int(probabilities[:-1].argmax())
     when = "before the first layer" if layer == 0 else f"after layer {layer}"
-    text = f"{where}, {when}: {result.palette.names[best]} {probabilities[best]:.2f}, "
-    text += f"no object {probabilities[-1]:.2f}; in the end it owns {plotting.percent(query.share)} of the image"
-    return text
+    found = f"{result.palette.names[best]} {probabilities[best]:.2f}, no object {probabilities[-1]:.2f}"
+    return f"{where}, {when}: {found}; in the end it owns {plotting.percent(query.share)} of the image"

@@ -8,11 +8,7 @@ from typing import Any
 
 
 def find_loader(name: str) -> Any:
-    """The loader of a module, or None if there is no such module: what the function in Python 3.13 gives.
-
-    Args:
-        name: full name of the module; the packages above it are imported.
-    """
+    """The loader of a module, or None if there is no such module: what the function in Python 3.13 gives."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:

@@ -26,12 +26,8 @@ def devices() -> list[str]:
 
 
 def choose_device(device: str | None = None) -> str:
-    """The device to work on: the given one if it is here, else the first of cuda, mps and cpu that is.
+    """The given device (`"cuda"`, `"cuda:1"`, ...) if it is here; for none the first of cuda, mps and cpu that is.
 
-    Args:
-        device: `"cuda"`, `"cuda:1"`, `"mps"` or `"cpu"`; None or empty chooses.
-
-    Returns: the name as it was given; `cuda:1` stays `cuda:1`.
     Raises: ValueError naming the devices that are here.
     """
     here = devices()
@@ -42,10 +38,7 @@ def choose_device(device: str | None = None) -> str:
 
 @contextmanager
 def missing_operators_explained() -> Iterator[None]:
-    """Turns torch's error for an operator that a device lacks into a sentence with the way out.
-
-    Raises: ValueError in place of NotImplementedError.
-    """
+    """Turns torch's NotImplementedError for an operator that a device lacks into a ValueError with the way out."""
     try:
         yield
     except NotImplementedError as error:

@@ -1,9 +1,7 @@
 """What is installed, what is wrong with it, and the one command that mends it.
 
-The libraries it vouches for are really imported, in a child process: a broken one cannot take the check down.
-
-Needs nothing but the standard library to start, so it also runs where torch, or everything, is missing:
-`m2f check`, or `python -m m2f_helpers.install.environment`.
+The libraries it vouches for are really imported, in a child process: a broken one cannot take the check down. It starts
+on the standard library alone, where everything is missing: `m2f check`, or `python -m m2f_helpers.install.environment`.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ from importlib import metadata
 from itertools import takewhile, zip_longest
 
 from m2f_helpers.install import mmcv_ops
+from m2f_helpers.quiet import one_line
 
 PYTHON_RANGE = ((3, 10), (3, 15))  # first included, last excluded; pyproject says the same
 EXACT = {"mmengine": "0.10.7", "mmdet": "3.3.0", "mmsegmentation": "1.2.2"}
@@ -37,35 +36,20 @@ UNDECLARED = {  # imported by mmseg or mmdet, and what breaks without them
     "terminaltables": "mmdet needs it",
     "scipy": "mmdet needs it",
 }
-OTHERS = [  # as in pyproject.toml, one to a line there
-    "numpy",
-    "pillow",
-    "matplotlib",
-    "pandas",
-    "tqdm",
-    "click",
-    "pooch",
-    "colorcet",
-    "filelock",
-    "psutil",
-    "packaging",
-    "pygments",
-    "ipywidgets",
-    "ipykernel",
-    "ipython",
-    "papermill",
-    "nbclient",
-    "nbformat",
-    "nbconvert",
-    "beautifulsoup4",
-    "latex2mathml",
-    "safetensors",
-]
+_OTHERS = """
+numpy pillow matplotlib pandas tqdm click pooch colorcet filelock psutil packaging pygments ipywidgets ipykernel ipython
+papermill nbclient nbformat nbconvert beautifulsoup4 latex2mathml safetensors
+"""
+OTHERS = _OTHERS.split()  # as in pyproject.toml
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
-
-
-IMPORTS = ("cv2", "torch", "mmcv.ops", "mmdet.models", "mmseg.apis")  # each needs those before it
-
+# module: the distributions that can bring it; each needs those before it
+IMPORTS = {
+    "cv2": OPENCV,
+    "torch": ("torch",),
+    "mmcv.ops": ("mmcv", "mmcv-lite"),
+    "mmdet.models": ("mmdet",),
+    "mmseg.apis": ("mmsegmentation",),
+}
 PATIENCE = 300  # seconds for all of them; a cold disk needs most of a minute
 
 # Runs in a child process, on the modules named as arguments. One line of JSON for each: its error, or "" and a remark.
@@ -122,19 +106,15 @@ class Machine:
 
 
 def gather(path: Iterable[str] | None = None) -> Machine:
-    """Look at this machine.
-
-    Args:
-        path: folders in which to look for installed distributions; None looks where this Python does.
-    """
+    """Look at this machine, or at the distributions in some folders."""
     found = metadata.distributions(path=list(path)) if path is not None else metadata.distributions()
     names = {(d.metadata["Name"] or "").lower().replace("_", "-"): d.version for d in found}
-    loaded = {name: _loaded_version(name) for name in ("numpy", "google.colab")}
+    modules = {name: sys.modules[name] for name in ("numpy", "google.colab") if name in sys.modules}
     imports, torch = try_imports(_importable(names))
     return Machine(
         python=sys.version_info[:3],
         distributions=names,
-        loaded={name: version for name, version in loaded.items() if version is not None},
+        loaded={name: str(getattr(module, "__version__", "")) for name, module in modules.items()},
         environ=dict(os.environ),
         torch=torch,
         extension=_probe_extension() if "mmcv" in names or "mmcv-lite" in names else "absent",
@@ -144,19 +124,16 @@ def gather(path: Iterable[str] | None = None) -> Machine:
 
 
 def try_imports(modules: Iterable[str] = IMPORTS) -> tuple[dict[str, str], str]:
-    """Import modules one after the other in a child process, up to the first that fails.
-
-    Returns: `{module: error, or ""}` for those tried, and a remark of torch on its device (or "").
-    """
+    """Import modules in a child, up to the first that fails: `{module: error, or ""}`, and torch's device (or "")."""
     wanted, asked = list(modules), time.monotonic()
     if not wanted:
         return {}, ""
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", PROBE, *wanted], capture_output=True, text=True, env=environ, timeout=PATIENCE
-        )
-        status = f"ended with status {done.returncode}: {_last_line(done.stderr)}"
+        command = [sys.executable, "-c", PROBE, *wanted]
+        done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=PATIENCE)
+        last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        status = f"ended with status {done.returncode}: {last[:200]}"
         said = done.stdout
     except subprocess.TimeoutExpired as error:
         status, said = f"not done after {time.monotonic() - asked:.0f} seconds", (error.stdout or b"").decode()
@@ -168,18 +145,16 @@ def try_imports(modules: Iterable[str] = IMPORTS) -> tuple[dict[str, str], str]:
 
 
 def check_environment(machine: Machine | None = None) -> list[Finding]:
-    """Judge this machine, or the one described.
-
-    Returns: one finding per component, in the order in which they should be mended.
-    """
+    """Judge this machine, or the one described: a finding per component, in the order in which to mend them."""
     machine = gather() if machine is None else machine
     findings = [_judge_python(machine), _judge_runtime(machine), _judge_torch(machine), _judge_numpy(machine)]
     findings += [_judge_mmcv(machine), _judge_extension(machine)]
     findings += [_judge_exact(machine, name, version) for name, version in EXACT.items()]
     findings += [_judge_fork(machine)]
     findings += [_judge_present(machine, name, reason) for name, reason in UNDECLARED.items()]
-    findings += [_judge_opencv(machine), _judge_imports(machine), _judge_others(machine), _judge_drawing(machine)]
-    return findings
+    findings += [_judge_opencv(machine), _judge_imports(machine), _judge_others(machine)]
+    backend = machine.environ.get("MPLBACKEND", "") or "chosen by the notebook or the terminal"
+    return [*findings, _row("matplotlib", f"backend: {backend}", "any: nothing here opens a window")]
 
 
 def is_green(findings: Iterable[Finding]) -> bool:
@@ -211,44 +186,44 @@ def main() -> int:
     return 0 if is_green(findings) else 1
 
 
+def _row(component: str, found: str, wanted: str, fix: str = "") -> Finding:
+    """A row that is wrong if there is a command that mends it."""
+    return Finding(component, found, wanted, "wrong" if fix else "ok", fix)
+
+
 def _judge_python(machine: Machine) -> Finding:
     low, high = PYTHON_RANGE
-    good = low <= machine.python[:2] < high
-    found = ".".join(map(str, machine.python))
+    again = f"python{low[0]}.{low[1] + 1} -m venv .venv, or conda env create -f environment.yml"
     wanted = f"{low[0]}.{low[1]} to {high[0]}.{high[1] - 1}"
-    return Finding("Python", found, wanted, "ok" if good else "wrong", "" if good else _new_environment())
+    return _row("Python", ".".join(map(str, machine.python)), wanted, "" if low <= machine.python[:2] < high else again)
 
 
 def _judge_runtime(machine: Machine) -> Finding:
     release = machine.environ.get("COLAB_RELEASE_TAG", "")
-    if release or "google.colab" in machine.loaded:
-        return Finding("runtime", f"Colab {release}".strip(), "any", "ok")
-    return Finding("runtime", f"{platform.system()} {platform.machine()}", "any", "ok")
+    colab = release or "google.colab" in machine.loaded
+    return _row("runtime", f"Colab {release}".strip() if colab else f"{platform.system()} {platform.machine()}", "any")
 
 
 def _judge_torch(machine: Machine) -> Finding:
-    version = machine.distributions.get("torch")
-    install = f'pip install "torch>={TORCH_FROM}"'
+    version, wanted = machine.distributions.get("torch"), f"{TORCH_FROM} or newer"
     if version is None:
-        return Finding("torch", "missing", f"{TORCH_FROM} or newer", "wrong", install)
+        return _row("torch", "missing", wanted, f'pip install "torch>={TORCH_FROM}"')
     if _numbers(version) < _numbers(TORCH_FROM):
-        return Finding("torch", version, f"{TORCH_FROM} or newer", "wrong", install.replace("install", "install -U"))
+        return _row("torch", version, wanted, f'pip install -U "torch>={TORCH_FROM}"')
     if error := machine.imports.get("torch"):
         again = f"pip install --force-reinstall torch=={version.split('+')[0]}"
-        return Finding("torch", f"{version} does not load: {error}", "loads", "wrong", again)
-    return Finding("torch", ", ".join(filter(None, [version, machine.torch])), f"{TORCH_FROM} or newer", "ok")
+        return _row("torch", f"{version} does not load: {error}", "loads", again)
+    return _row("torch", ", ".join(filter(None, [version, machine.torch])), wanted)
 
 
 def _judge_numpy(machine: Machine) -> Finding:
     installed, running = machine.distributions.get("numpy"), machine.loaded.get("numpy")
     if installed and running and installed != running:
         restart = "restart Python (in a notebook: restart the kernel or runtime)"
-        return Finding("numpy", f"{running} is loaded, {installed} installed", "one version", "wrong", restart)
-    if installed is None:
-        return Finding("numpy", "missing", "2.0 or newer", "wrong", "pip install numpy")
-    if _numbers(installed) < (2, 0):
-        return Finding("numpy", installed, "2.0 or newer", "wrong", 'pip install -U "numpy>=2.0"')
-    return Finding("numpy", installed, "2.0 or newer", "ok")
+        return _row("numpy", f"{running} is loaded, {installed} installed", "one version", restart)
+    old = bool(installed) and _numbers(installed) < (2, 0)
+    fix = 'pip install -U "numpy>=2.0"' if old else "" if installed else "pip install numpy"
+    return _row("numpy", installed or "missing", "2.0 or newer", fix)
 
 
 def _judge_mmcv(machine: Machine) -> Finding:
@@ -257,65 +232,62 @@ def _judge_mmcv(machine: Machine) -> Finding:
     install = f"pip install --only-binary :all: mmcv-lite=={MMCV_LITE}"
     if full and lite:
         found = f"mmcv {full} and mmcv-lite {lite}, which overwrite each other"
-        return Finding("mmcv", found, wanted, "wrong", f"pip uninstall -y mmcv mmcv-lite && {install}")
+        return _row("mmcv", found, wanted, f"pip uninstall -y mmcv mmcv-lite && {install}")
     if not full and not lite:
-        return Finding("mmcv", "missing", wanted, "wrong", install)
+        return _row("mmcv", "missing", wanted, install)
     name, version = ("mmcv", full) if full else ("mmcv-lite", lite)
-    if not (2, 0, 0) <= _numbers(version) < (2, 2, 0):
-        return Finding("mmcv", f"{name} {version}", wanted, "wrong", f"pip uninstall -y {name} && {install}")
-    return Finding("mmcv", f"{name} {version}", wanted, "ok")
+    fits = (2, 0, 0) <= _numbers(version) < (2, 2, 0)
+    return _row("mmcv", f"{name} {version}", wanted, "" if fits else f"pip uninstall -y {name} && {install}")
 
 
 def _judge_extension(machine: Machine) -> Finding:
-    fast = machine.fast_op
+    fast, wanted = machine.fast_op, "compiled or stand-in"
     if machine.extension == "compiled":
-        return Finding("mmcv ops", "compiled", "compiled or stand-in", "ok")
+        return _row("mmcv ops", "compiled", wanted)
     if machine.extension != "absent":
         again = f"pip uninstall -y mmcv && pip install --only-binary :all: mmcv-lite=={MMCV_LITE}"
-        found = f"compiled for another torch: {machine.extension}"
-        return Finding("mmcv ops", found, "compiled or stand-in", "wrong", again)
+        return _row("mmcv ops", f"compiled for another torch: {machine.extension}", wanted, again)
     if fast and fast != "loads":
-        return Finding("mmcv ops", fast, "compiled or stand-in", "note", "pip install --upgrade numba")
+        return Finding("mmcv ops", fast, wanted, "note", "pip install --upgrade numba")
     how = "through numba on a CPU" if fast else "in PyTorch"
-    return Finding("mmcv ops", f"stand-in, deformable attention runs {how}", "compiled or stand-in", "ok")
+    return _row("mmcv ops", f"stand-in, deformable attention runs {how}", wanted)
 
 
 def _judge_exact(machine: Machine, name: str, version: str) -> Finding:
     found = machine.distributions.get(name)
-    fix = "" if found == version else f"pip install {name}=={version}"
-    return Finding(name, found or "missing", version, "ok" if found == version else "wrong", fix)
+    return _row(name, found or "missing", version, "" if found == version else f"pip install {name}=={version}")
 
 
 def _judge_fork(machine: Machine) -> Finding:
     forks = sorted(name for name in machine.distributions if name.startswith("onedl-mm"))
     if not forks:
-        return Finding("onedl fork", "absent", "absent", "ok")
+        return _row("onedl fork", "absent", "absent")
     names = {"onedl-mmcv": "mmcv-lite", "onedl-mmsegmentation": "mmsegmentation"}
     again = [names.get(name, name.removeprefix("onedl-")) for name in forks]
     pins = EXACT | {"mmcv-lite": MMCV_LITE}
     fix = f"pip uninstall -y {' '.join(forks)} && pip install --force-reinstall --no-deps "
     fix += " ".join(f"{name}=={pins[name]}" for name in again if name in pins)
-    return Finding("onedl fork", ", ".join(forks), "absent: it overwrites mmcv, mmdet, mmseg", "wrong", fix)
+    return _row("onedl fork", ", ".join(forks), "absent: it overwrites mmcv, mmdet, mmseg", fix)
 
 
 def _judge_present(machine: Machine, name: str, reason: str) -> Finding:
     found = machine.distributions.get(name)
-    return Finding(name, found or "missing", reason, "ok" if found else "wrong", "" if found else f"pip install {name}")
+    return _row(name, found or "missing", reason, "" if found else f"pip install {name}")
 
 
 def _judge_opencv(machine: Machine) -> Finding:
     here = [name for name in OPENCV if name in machine.distributions]
     found = ", ".join(f"{name} {machine.distributions[name]}" for name in here) or "missing"
     if not here:
-        return Finding("opencv", found, "opencv-python", "wrong", "pip install opencv-python")
+        return _row("opencv", found, "opencv-python", "pip install opencv-python")
     again = f"pip uninstall -y {' '.join(here)} && pip install opencv-python"
     if error := machine.imports.get("cv2"):
         if "libGL" in error:
             again = "pip uninstall -y opencv-python && pip install opencv-python-headless"
-        return Finding("opencv", f"{found}; cv2 does not load: {error}", "loads", "wrong", again)
+        return _row("opencv", f"{found}; cv2 does not load: {error}", "loads", again)
     if len(here) > 1:
         return Finding("opencv", found, "one flavour; these overwrite each other, but cv2 loads", "note")
-    return Finding("opencv", found, "one flavour", "ok")
+    return _row("opencv", found, "one flavour")
 
 
 def _judge_imports(machine: Machine) -> Finding:
@@ -325,30 +297,16 @@ def _judge_imports(machine: Machine) -> Finding:
         if error and name not in ("cv2", "torch"):
             project = {"mmcv": f"mmcv-lite=={MMCV_LITE}", "mmdet": f"mmdet=={EXACT['mmdet']}"}
             again = project.get(name.split(".")[0], f"mmsegmentation=={EXACT['mmsegmentation']}")
-            return Finding(
-                "imports", f"{name}: {error}", wanted, "wrong", f"pip install --force-reinstall --no-deps {again}"
-            )
+            return _row("imports", f"{name}: {error}", wanted, f"pip install --force-reinstall --no-deps {again}")
     done = [name.split(".")[0] for name, error in machine.imports.items() if not error]
-    return Finding("imports", ", ".join(done) or "not tried", wanted, "ok")
+    return _row("imports", ", ".join(done) or "not tried", wanted)
 
 
 def _judge_others(machine: Machine) -> Finding:
     missing = [name for name in OTHERS if name not in machine.distributions]
-    if missing:
-        found = "missing: " + ", ".join(missing)
-        return Finding("other packages", found, f"{len(OTHERS)} packages", "wrong", f"pip install {' '.join(missing)}")
-    return Finding("other packages", f"all {len(OTHERS)} are here", f"{len(OTHERS)} packages", "ok")
-
-
-def _judge_drawing(machine: Machine) -> Finding:
-    backend = machine.environ.get("MPLBACKEND", "") or "chosen by the notebook or the terminal"
-    return Finding("matplotlib", f"backend: {backend}", "any: nothing here opens a window", "ok")
-
-
-def _new_environment() -> str:
-    low, high = PYTHON_RANGE
-    version = f"{low[0]}.{low[1] + 1}"
-    return f"python{version} -m venv .venv, or conda env create -f environment.yml"
+    found = "missing: " + ", ".join(missing) if missing else f"all {len(OTHERS)} are here"
+    fix = f"pip install {' '.join(missing)}" if missing else ""
+    return _row("other packages", found, f"{len(OTHERS)} packages", fix)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -358,22 +316,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _importable(names: dict[str, str]) -> list[str]:
     """Out of IMPORTS, what the installed distributions should make possible; the missing have rows of their own."""
-    owners = {"torch": ["torch"], "mmcv.ops": ["mmcv", "mmcv-lite"], "mmdet.models": ["mmdet"]}
-    owners |= {"mmseg.apis": ["mmsegmentation"], "cv2": list(OPENCV)}
-    return list(takewhile(lambda module: any(name in names for name in owners[module]), IMPORTS))
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["nothing was said"])[-1][:200]
-
-
-def _loaded_version(name: str) -> str | None:
-    module = sys.modules.get(name)
-    return None if module is None else str(getattr(module, "__version__", ""))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+    return list(takewhile(lambda module: any(name in names for name in IMPORTS[module]), IMPORTS))
 
 
 def _probe_extension() -> str:
@@ -383,7 +326,7 @@ def _probe_extension() -> str:
         importlib.import_module("torch")
         importlib.import_module(mmcv_ops.EXTENSION)
     except (ImportError, OSError, AttributeError) as error:
-        return _first_line(error)
+        return one_line(error)
     return "compiled"
 
 
@@ -391,7 +334,7 @@ def _probe_fast_op() -> str:
     try:
         from m2f_helpers.install import kernels  # here, not above: it imports torch, which may be missing
     except (ImportError, OSError) as error:
-        return _first_line(error)
+        return one_line(error)
     return kernels.why_not() or "loads"
 
 

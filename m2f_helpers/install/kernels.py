@@ -1,9 +1,8 @@
 """Deformable attention on the CPU in one pass over the data, with numba (extra `fast`). Taught in notebooks 01 and 07.
 
 The PyTorch way makes a map of samples per level, head and point and adds them up afterwards; here each token's result
-is added up while it lies in the cache. The loops are compiled at their first call (seconds) and kept in the user's
-cache folder. They run on torch's number of threads without locks: forward each thread has tokens of its own, backward
-heads of its own, so no two ever write to the same place.
+is added up while it lies in the cache. The loops run on torch's number of threads without locks: forward each thread
+has tokens of its own, backward heads of its own, so no two ever write to the same place.
 
 Shape letters: B images, L tokens, M heads, N feature levels, P points, c = C / M channels of a head.
 """
@@ -24,6 +23,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 
+from m2f_helpers.quiet import one_line
+
 HINT = 'pip install "numba>=0.59"'
 _enabled = True
 
@@ -35,13 +36,14 @@ def why_not() -> str:
     try:
         _compiled()
     except Exception as error:  # numba raises its own kinds, and llvmlite OSError; whatever it is, PyTorch still works
-        return f"numba does not work here ({str(error).splitlines()[0]}), so deformable attention runs in PyTorch"
+        return f"numba does not work here ({one_line(error)}), so deformable attention runs in PyTorch"
     return ""
 
 
+@cache
 def available() -> bool:
     """True if numba is installed and loads."""
-    return not _reason()
+    return not why_not()
 
 
 def usable(value: Tensor) -> bool:
@@ -127,12 +129,8 @@ def _split(count: int, parts: int) -> list[tuple[int, int]]:
 def _in_threads(kernel: Callable[..., None], calls: Sequence[tuple]) -> None:
     """Run the calls on torch's number of threads; the compiled loops release Python's lock."""
     threads = torch.get_num_threads()
-    if threads == 1 or len(calls) == 1:
-        for call in calls:
-            kernel(*call)
-        return
-    for _ in _pool(threads).map(lambda call: kernel(*call), calls):
-        pass
+    run = map if threads == 1 or len(calls) == 1 else _pool(threads).map
+    list(run(lambda call: kernel(*call), calls))
 
 
 @cache
@@ -142,11 +140,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):  # threads do not survive a fork: the child makes its own
     os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-@cache
-def _reason() -> str:
-    return why_not()
 
 
 @cache

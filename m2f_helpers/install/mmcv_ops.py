@@ -1,13 +1,9 @@
 """Makes mmcv-lite enough: a stand-in for the compiled extension `mmcv._ext`.
 
-mmdet and mmseg import `mmcv.ops`, which imports `mmcv._ext`, a C++/CUDA extension that only the full mmcv has and that
-its makers ship as no wheel for today's Python and torch (the fork onedl-mmcv does, from 2.3.0 on, which mmseg 1.2.2 and
-mmdet 3.3.0 refuse). Mask2Former needs exactly one of its functions, multi-scale
-deformable attention, and mmcv itself carries that one in PyTorch too (`multi_scale_deformable_attn_pytorch`,
-Deformable DETR, arXiv 2010.04159, section 4.1).
-
-`register` appends an import hook that is asked only after every regular way to find `mmcv._ext` has failed, so a
-compiled mmcv stays untouched. Nothing is imported until somebody imports `mmcv.ops`.
+mmdet and mmseg import `mmcv.ops`, which needs this C++/CUDA extension. Only the full mmcv has it, and no wheel for
+today's Python and torch (the fork onedl-mmcv has, from 2.3.0 on, which mmseg 1.2.2 and mmdet 3.3.0 refuse). Mask2Former
+needs one of its functions, multi-scale deformable attention, which mmcv carries in PyTorch too. The import hook is
+asked only after every regular way to find `mmcv._ext` has failed, so a compiled mmcv stays untouched.
 """
 
 from __future__ import annotations
@@ -17,8 +13,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -33,7 +28,7 @@ def register() -> None:
 
     Raises: ImportError if mmseg or mmdet was imported before and there is no compiled extension for them.
     """
-    if is_registered():
+    if any(isinstance(finder, _StandInFinder) for finder in sys.meta_path):
         return
     early = [name for name in ("mmseg", "mmdet") if name in sys.modules]
     if early and EXTENSION not in sys.modules and is_stand_in():
@@ -45,11 +40,6 @@ def register() -> None:
     sys.meta_path.append(_StandInFinder())
 
 
-def is_registered() -> bool:
-    """True once the import hooks are in place."""
-    return any(isinstance(finder, _StandInFinder) for finder in sys.meta_path)
-
-
 def is_stand_in() -> bool:
     """True if `mmcv._ext` is, or would be, the stand-in of this module; False with a compiled mmcv."""
     if EXTENSION in sys.modules:
@@ -57,42 +47,18 @@ def is_stand_in() -> bool:
     package = importlib.util.find_spec("mmcv")
     if package is None:
         return False
-    compiled = importlib.machinery.PathFinder.find_spec(EXTENSION, package.submodule_search_locations)
-    return compiled is None
-
-
-def fast_attention_available() -> bool:
-    """True if numba is installed and works (extra `fast`): see `install.kernels`."""
-    from m2f_helpers.install import kernels  # here, as in the functions below: it imports torch
-
-    return kernels.available()
-
-
-@contextmanager
-def pytorch_attention() -> Iterator[None]:
-    """Within the block, deformable attention runs mmcv's own PyTorch code even if the kernels are there."""
-    from m2f_helpers.install import kernels
-
-    with kernels.disabled():
-        yield
+    return importlib.machinery.PathFinder.find_spec(EXTENSION, package.submodule_search_locations) is None
 
 
 def deformable_attention(value: Any, shapes: Any, locations: Any, weights: Any) -> Any:
-    """Multi-scale deformable attention by the fastest way installed.
-
-    Args:
-        value: `(B, L, heads, C / heads)` float, the tokens of all feature levels one after the other.
-        shapes: `(levels, 2)` int64, height and width of each level.
-        locations: `(B, Q, heads, levels, points, 2)` float, x then y, 0..1 over the level.
-        weights: `(B, Q, heads, levels, points)` float, summing to 1 over levels and points.
-
-    Returns: `(B, Q, C)` float. Agrees with mmcv's `multi_scale_deformable_attn_pytorch` to 1e-5, gradients too.
-    """
-    from m2f_helpers.install import kernels
+    """Multi-scale deformable attention by the fastest way installed: `kernels.deformable_attention`, or mmcv's own."""
+    from m2f_helpers.install import kernels  # here, as it imports torch
 
     if kernels.usable(value):
         return kernels.deformable_attention(value, shapes, locations, weights)
-    return _pytorch_attention_function()(value, shapes, locations, weights)
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch as routed
+
+    return getattr(routed, "__wrapped__", routed)(value, shapes, locations, weights)
 
 
 def _attention_forward(value, shapes, starts, locations, weights, im2col_step=64):
@@ -101,16 +67,7 @@ def _attention_forward(value, shapes, starts, locations, weights, im2col_step=64
 
 
 def _attention_backward(
-    value,
-    shapes,
-    starts,
-    locations,
-    weights,
-    grad_output,
-    grad_value,
-    grad_locations,
-    grad_weights,
-    im2col_step=64,
+    value, shapes, starts, locations, weights, grad_output, grad_value, grad_locations, grad_weights, im2col_step=64
 ) -> None:
     """Stands for `ms_deform_attn_backward`: writes the three gradients in place, as mmcv expects."""
     import torch
@@ -123,25 +80,6 @@ def _attention_backward(
         target.copy_(gradient)
 
 
-def _pytorch_attention_function() -> Callable[..., Any]:
-    from mmcv.ops import multi_scale_deform_attn as module
-
-    return getattr(
-        module.multi_scale_deformable_attn_pytorch, "__wrapped__", module.multi_scale_deformable_attn_pytorch
-    )
-
-
-def _missing_op(name: str) -> Callable[..., Any]:
-    def missing(*args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(
-            f"the compiled op {name!r} is not part of mmcv-lite, and Mask2Former does not need it. If your own code "
-            f"does, build the full mmcv against your torch: pip uninstall mmcv-lite && {BUILD_COMMAND}"
-        )
-
-    missing.__name__ = missing.__qualname__ = name
-    return missing
-
-
 class _StandIn(ModuleType):
     """A module that has every op: deformable attention works, any other raises when called."""
 
@@ -151,24 +89,28 @@ class _StandIn(ModuleType):
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _missing_op(name)
+
+        def missing(*args: Any, **kwargs: Any) -> Any:
+            raise NotImplementedError(
+                f"the compiled op {name!r} is not part of mmcv-lite, and Mask2Former does not need it. If your own "
+                f"code does, build the full mmcv against your torch: pip uninstall mmcv-lite && {BUILD_COMMAND}"
+            )
+
+        missing.__name__ = missing.__qualname__ = name
+        return missing
 
 
-class _StandInLoader(importlib.abc.Loader):
+class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Last in line: asked for `mmcv._ext` only when no compiled one was found, and then it makes the stand-in."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        return importlib.machinery.ModuleSpec(fullname, self, origin=__file__) if fullname == EXTENSION else None
+
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         return _StandIn(spec.name, "Stand-in for mmcv's compiled ops, see m2f_helpers.install.mmcv_ops.")
 
     def exec_module(self, module: ModuleType) -> None:
         pass
-
-
-class _StandInFinder(importlib.abc.MetaPathFinder):
-    """Last in line: asked for `mmcv._ext` only when no compiled one was found."""
-
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname != EXTENSION:
-            return None
-        return importlib.machinery.ModuleSpec(fullname, _StandInLoader(), origin=__file__)
 
 
 class _AfterImportFinder(importlib.abc.MetaPathFinder):
@@ -180,18 +122,14 @@ class _AfterImportFinder(importlib.abc.MetaPathFinder):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            _run_after(spec.loader, change)
+            regular = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                regular(module)
+                change(module)
+
+            spec.loader.exec_module = exec_module
         return spec
-
-
-def _run_after(loader: Any, change: Callable[[ModuleType], None]) -> None:
-    regular = loader.exec_module
-
-    def exec_module(module: ModuleType) -> None:
-        regular(module)
-        change(module)
-
-    loader.exec_module = exec_module
 
 
 def _route_attention(module: ModuleType) -> None:

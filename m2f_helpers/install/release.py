@@ -46,11 +46,7 @@ README_LINKS = r"(?: · \[(?:page|Colab|Kaggle)\]\([^)]*\))*"  # in the README's
 
 
 def first_cell(home: str) -> str:
-    """The first code cell of every notebook: on a fresh runtime it installs the package, elsewhere it does nothing.
-
-    Args:
-        home: the project's public address, or "".
-    """
+    """The first code cell of every notebook: on a fresh runtime it installs the package, elsewhere it does nothing."""
     return HOME_LINE.sub(f'HOME = "{home}"', FIRST_CELL).rstrip()
 
 
@@ -69,30 +65,18 @@ def badges(home: str, name: str) -> str:
     return " · ".join(f"[Open in {place}]({link})" for place, link in open_links(home, name).items())
 
 
-def read_home(root: Path) -> str:
-    """The public address that the checkout `root` knows; "" before the first release."""
-    match = PYPROJECT_LINE.search((root / "pyproject.toml").read_text(encoding="utf-8"))
-    return match.group(1) if match else ""
-
-
 def release(address: str, root: Path) -> list[Path]:
     """Write the public address into pyproject.toml, README and every notebook of a checkout; "" takes it out again.
 
-    Args:
-        address: `https://github.com/OWNER/NAME`, or "".
-        root: the checkout.
-
     Returns: the files that changed.
-    Raises: ValueError for another kind of address or a folder that is no checkout, before anything is written.
+    Raises: ValueError for anything but `https://github.com/OWNER/NAME`, or no checkout, before anything is written.
     """
     if address and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address):
-        raise ValueError(
-            f"expected an address like https://github.com/OWNER/NAME, got {address!r}: Colab opens no other"
-        )
+        expected = "expected an address like https://github.com/OWNER/NAME"
+        raise ValueError(f"{expected}, got {address!r}: Colab opens no other")
     if not (root / "pyproject.toml").is_file() or not (root / "notebooks").is_dir():
-        raise ValueError(
-            f"{root} holds no pyproject.toml beside notebooks/: call `m2f release` in a checkout of the project"
-        )
+        text = "holds no pyproject.toml beside notebooks/"
+        raise ValueError(f"{root} {text}: call `m2f release` in a checkout of the project")
     texts = {root / name: (root / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "README.md")}
     names = [path.stem for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
     changed = {

@@ -84,7 +84,7 @@ def test_sampling_is_what_the_attention_really_samples(trained, monkeypatch):
 
     monkeypatch.setattr(multi_scale_deform_attn, "multi_scale_deformable_attn_pytorch", note)
     inputs = diagrams.network_input(trained, IMAGE)
-    found = diagrams.sampling_of(trained, inputs, 0.5, 0.25, level=2)
+    found = diagrams.sampling_of(trained, inputs, 0.5, 0.25)
     layers = len(trained.decode_head.pixel_decoder.encoder.layers)
     locations, weights = calls[layers - 1]
     assert found.sizes == ((3, 4), (6, 8), (12, 16))

@@ -31,7 +31,7 @@ from m2f_helpers.config import base_config
 from m2f_helpers.data.scenes.dataset import draw_scene
 from m2f_helpers.inference import figures, models
 from m2f_helpers.inference.segment import segment
-from m2f_helpers.install.mmcv_ops import pytorch_attention
+from m2f_helpers.install import kernels
 from tests.conftest import NOTEBOOKS
 
 PATH = NOTEBOOKS / "03_architecture.ipynb"
@@ -78,7 +78,7 @@ def test_deformable_attention(hand, seed):
     levels = [torch.randn(height, width, 16) for height, width in sizes.tolist()]
     places, weights = torch.rand(3, 4, 2) * 1.6 - 0.3, torch.rand(12).softmax(0).view(3, 4)
     tokens = torch.cat([grid.flatten(0, 1) for grid in levels])[None, :, None]
-    with pytorch_attention():
+    with kernels.disabled():
         args = tokens, sizes, places[None, None, None], weights[None, None, None]
         theirs = multi_scale_deformable_attn_pytorch(*args)[0, 0]
     assert torch.allclose(hand.look_around_loop(levels, places, weights), theirs, **WITHIN)

@@ -13,7 +13,8 @@ import pytest
 
 from m2f_helpers import execution, exercises
 from m2f_helpers.classroom import editions, handout, quiz, slides
-from m2f_helpers.classroom.cells import NAME_TAG, asked_in, read_exercises, verdicts
+from m2f_helpers.classroom.cells import NAME_TAG, asked_in, read_exercises
+from tests.conftest import verdicts
 
 NAME = "02_resize_ade20k"
 SOURCES = {name: editions.read_source(path) for name, path in execution.find_notebooks(()).items()}

@@ -17,6 +17,7 @@ import pytest
 from m2f_helpers.classroom import kit, quiz
 from m2f_helpers.classroom.cells import read_exercises
 from m2f_helpers.execution import list_notebooks
+from m2f_helpers.resources import resource
 
 WINDOWS, LINUX = kit.target_environment("3.12", "windows"), kit.target_environment("3.12", "linux")
 
@@ -123,7 +124,7 @@ def script(folder, *pythons):
     folder.mkdir()
     words = {"pythons": " or ".join(pythons), "versions": " ".join(pythons)}
     words["candidates"] = " ".join(f"python{version}" for version in pythons)
-    (folder / "install.sh").write_text(kit.SCRIPTS["install.sh"].format(**words))
+    (folder / "install.sh").write_text(resource("classroom/texts/install.sh").read_text().format(**words))
     return subprocess.run(["sh", folder / "install.sh"], capture_output=True, text=True)
 
 

@@ -560,7 +560,7 @@ def test_bad_mapping(text, message):
 
 def test_destination_must_be_apart_and_empty(tmp_path):
     exports.ids(tmp_path / "src")
-    with pytest.raises(ValueError, match="lie in each other"):
+    with pytest.raises(ValueError, match="must not contain each other"):
         convert(tmp_path / "src", tmp_path / "src/out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")

@@ -36,18 +36,26 @@ def archive(data, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def sha256(archive):
-    return hashlib.sha256(archive.read_bytes()).hexdigest()
+def expect(monkeypatch, archive):
+    """Let an archive be the one whose hash is known."""
+    monkeypatch.setattr(download, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, archive):
+    """The small archive in the place of the real one."""
+    monkeypatch.setattr(download, "COUNTS", COUNTS)
+    expect(monkeypatch, archive)
 
 
 @pytest.fixture
-def server(archive):
+def server(archive, monkeypatch):
     """A host that misbehaves as its list says, one entry per request; afterwards it delivers."""
     host = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     host.content, host.behaviours, host.requests = archive.read_bytes(), [], []
     threading.Thread(target=host.serve_forever, daemon=True).start()
     host.url = f"http://127.0.0.1:{host.server_port}/small.zip"
+    monkeypatch.setattr(download, "URL", host.url)
     yield host
     host.shutdown()
     host.server_close()
@@ -84,10 +92,6 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def get(root, server, sha256, **options):
-    return get_ade20k(root, urls=[server.url], sha256=sha256, counts=COUNTS, **options)
-
-
 def names(root, split="training"):
     return [pair.name for pair in read_data(root).splits[split]]
 
@@ -95,8 +99,8 @@ def names(root, split="training"):
 # --- Download ------------------------------------------------------------------------------------------------------
 
 
-def test_download_check_and_unpack(tmp_path, server, sha256, data):
-    root = get(tmp_path, server, sha256)
+def test_download_check_and_unpack(tmp_path, server, data):
+    root = get_ade20k(tmp_path)
     assert root == tmp_path / FOLDER
     assert [names(root, split) for split in COUNTS] == [names(data, split) for split in COUNTS]
     for split in COUNTS:
@@ -107,80 +111,83 @@ def test_download_check_and_unpack(tmp_path, server, sha256, data):
     assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".*"))
 
 
-def test_a_second_call_asks_for_nothing(tmp_path, server, sha256):
-    get(tmp_path, server, sha256)
+def test_a_second_call_asks_for_nothing(tmp_path, server):
+    get_ade20k(tmp_path)
     before = len(server.requests)
-    get(tmp_path, server, sha256)
+    get_ade20k(tmp_path)
     assert len(server.requests) == before == 1
 
 
-def test_broken_download_goes_on_where_it_broke(tmp_path, server, sha256):
+def test_broken_download_goes_on_where_it_broke(tmp_path, server):
     server.behaviours = ["truncate", "drop"]
-    get(tmp_path, server, sha256)
+    get_ade20k(tmp_path)
     size = len(server.content)
     assert server.requests == [None, f"bytes={size // 2}-", f"bytes={size // 2 + (size - size // 2) // 4}-"]
 
 
-def test_download_goes_on_in_a_later_call(tmp_path, server, sha256):
+def test_download_goes_on_in_a_later_call(tmp_path, server):
     server.behaviours = ["truncate", "503"]
     with pytest.raises(FileNotFoundError, match="the server says 503"):
-        get(tmp_path, server, sha256)
+        get_ade20k(tmp_path)
     assert (tmp_path / f"{FOLDER}.zip.part").stat().st_size == len(server.content) // 2
-    get(tmp_path, server, sha256)
+    get_ade20k(tmp_path)
     assert server.requests[-1] == f"bytes={len(server.content) // 2}-"
 
 
-def test_server_without_range_starts_again(tmp_path, server, sha256):
+def test_server_without_range_starts_again(tmp_path, server):
     server.behaviours = ["truncate", "ignore range"]
-    root = get(tmp_path, server, sha256)
+    root = get_ade20k(tmp_path)
     assert len(names(root)) == 30
 
 
-def test_host_that_always_breaks_is_given_up(tmp_path, server, sha256):
+def test_host_that_always_breaks_is_given_up(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(download, "_RETRIES", 2)
     server.behaviours = ["drop"] * 50
     with pytest.raises(FileNotFoundError, match=r"the connection broke after \d+ of \d+ bytes"):
-        get(tmp_path, server, sha256, retries=2)
+        get_ade20k(tmp_path)
     assert len(server.requests) == 3
 
 
-def test_404_names_the_ways_out(tmp_path, server, sha256):
+def test_404_names_the_ways_out(tmp_path, server):
     server.behaviours = ["404"]
     with pytest.raises(FileNotFoundError) as caught:
-        get(tmp_path, server, sha256)
+        get_ade20k(tmp_path)
     text = str(caught.value)
     assert "the server says 404" in text and "down for weeks" in text
     assert "M2F_ADE20K_MIRRORS" in text and "M2F_ADE20K_ARCHIVE" in text and "demo profile needs no download" in text
     assert "\n" not in text
 
 
-def test_wrong_bytes_are_refused_and_not_kept(tmp_path, server, sha256):
+def test_wrong_bytes_are_refused_and_not_kept(tmp_path, server):
     server.behaviours = ["wrong bytes"]
     with pytest.raises(FileNotFoundError, match="wrong bytes"):
-        get(tmp_path, server, sha256)
+        get_ade20k(tmp_path)
     assert not list(tmp_path.iterdir())
-    assert len(names(get(tmp_path, server, sha256))) == 30
+    assert len(names(get_ade20k(tmp_path))) == 30
 
 
-def test_next_mirror_after_a_bad_one(tmp_path, server, sha256, monkeypatch):
+def test_next_mirror_after_a_bad_one(tmp_path, server, monkeypatch):
     server.behaviours = ["404", "wrong bytes"]
     monkeypatch.setenv("M2F_ADE20K_MIRRORS", f"{server.url}?1, {server.url}?2,{server.url}?3")
     monkeypatch.setattr(download, "URL", "http://127.0.0.1:9/never-reached.zip")
-    get_ade20k(tmp_path, sha256=sha256, counts=COUNTS)
+    get_ade20k(tmp_path)
     assert len(server.requests) == 3
 
 
-def test_no_host_at_all(tmp_path, sha256):
+def test_no_host_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "URL", "http://127.0.0.1:9/x.zip")
     with pytest.raises(FileNotFoundError, match="no connection .*demo profile"):
-        get_ade20k(tmp_path, urls=["http://127.0.0.1:9/x.zip"], sha256=sha256, counts=COUNTS)
+        get_ade20k(tmp_path)
 
 
 # --- Archive -------------------------------------------------------------------------------------------------------
 
 
-def test_local_archive_by_argument_variable_and_command(tmp_path, archive, sha256, monkeypatch):
-    assert len(names(get_ade20k(tmp_path / "a", archive=archive, sha256=sha256, counts=COUNTS))) == 30
+def test_local_archive_by_argument_variable_and_command(tmp_path, archive, monkeypatch):
+    assert len(names(get_ade20k(tmp_path / "a", archive=archive))) == 30
     monkeypatch.setenv("M2F_ADE20K_ARCHIVE", str(archive))
-    assert len(names(get_ade20k(tmp_path / "b", sha256=sha256, counts=COUNTS))) == 30
+    assert len(names(get_ade20k(tmp_path / "b"))) == 30
+    monkeypatch.setattr(download, "SHA256", "0" * 64)
     result = CliRunner().invoke(cli.main, ["ade20k", str(tmp_path / "c"), "--archive", str(archive)])
     assert result.exit_code == 1
     assert "is not the archive expected: it differs in its checksum" in result.output
@@ -195,34 +202,37 @@ def test_truncated_local_archive(tmp_path, archive):
         get_ade20k(tmp_path / "d", archive=tmp_path / "nowhere.zip")
 
 
-def test_archive_damaged_inside_leaves_nothing_behind(tmp_path, archive):
+def test_archive_damaged_inside_leaves_nothing_behind(tmp_path, archive, monkeypatch):
     data = bytearray(archive.read_bytes())
     data[len(data) // 3] ^= 255
     damaged = tmp_path / "damaged.zip"
     damaged.write_bytes(data)
+    expect(monkeypatch, damaged)
     with pytest.raises(ValueError, match="is damaged .*delete it and download it again"):
-        get_ade20k(tmp_path / "d", archive=damaged, sha256=None, counts=COUNTS)
+        get_ade20k(tmp_path / "d", archive=damaged)
     assert not list((tmp_path / "d").iterdir())
 
 
 @pytest.mark.parametrize(
     "name", ["../evil.txt", "/evil.txt", f"{FOLDER}/../../evil.txt", "..\\evil.txt", "C:/evil.txt"]
 )
-def test_names_that_leave_the_folder_are_refused(tmp_path, archive, name):
+def test_names_that_leave_the_folder_are_refused(tmp_path, archive, monkeypatch, name):
     with zipfile.ZipFile(_copy(archive, tmp_path), "a") as opened:
         opened.writestr(name, "x")
+    expect(monkeypatch, tmp_path / "copy.zip")
     with pytest.raises(ValueError, match="is not safe to unpack: .*evil"):
-        get_ade20k(tmp_path / "d", archive=tmp_path / "copy.zip", sha256=None, counts=COUNTS)
+        get_ade20k(tmp_path / "d", archive=tmp_path / "copy.zip")
     assert not list(tmp_path.rglob("evil*"))
 
 
-def test_links_are_refused(tmp_path, archive):
+def test_links_are_refused(tmp_path, archive, monkeypatch):
     link = zipfile.ZipInfo(f"{FOLDER}/link")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(_copy(archive, tmp_path), "a") as opened:
         opened.writestr(link, "/etc")
+    expect(monkeypatch, tmp_path / "copy.zip")
     with pytest.raises(ValueError, match="is not safe to unpack"):
-        get_ade20k(tmp_path / "d", archive=tmp_path / "copy.zip", sha256=None, counts=COUNTS)
+        get_ade20k(tmp_path / "d", archive=tmp_path / "copy.zip")
 
 
 def _copy(archive, folder):
@@ -230,23 +240,24 @@ def _copy(archive, folder):
     return folder / "copy.zip"
 
 
-def test_counts_are_checked(tmp_path, archive):
+def test_counts_are_checked(tmp_path, archive, monkeypatch):
+    monkeypatch.setattr(download, "COUNTS", {"training": 20210, "validation": 2000})
     with pytest.raises(ValueError, match="expected 20210 training pairs, got 30"):
-        get_ade20k(tmp_path, archive=archive, sha256=None)
+        get_ade20k(tmp_path, archive=archive)
 
 
-def test_leftovers_of_a_killed_run_are_removed(tmp_path, archive, sha256):
+def test_leftovers_of_a_killed_run_are_removed(tmp_path, archive):
     leftover = tmp_path / f".{FOLDER}.999999999.part" / "images"
     leftover.mkdir(parents=True)
-    get_ade20k(tmp_path, archive=archive, sha256=sha256, counts=COUNTS)
+    get_ade20k(tmp_path, archive=archive)
     assert not leftover.parent.exists()
 
 
 # --- Subset --------------------------------------------------------------------------------------------------------
 
 
-def test_subset_shows_as_many_classes_as_possible(tmp_path, archive, sha256, data):
-    root = get_ade20k(tmp_path, [2, 1], archive=archive, sha256=sha256, counts=COUNTS)
+def test_subset_shows_as_many_classes_as_possible(tmp_path, archive, data):
+    root = get_ade20k(tmp_path, [2, 1], archive=archive)
     assert root.name == f"{FOLDER}_subset_2_1"
     assert [len(names(root, split)) for split in COUNTS] == [2, 1]
     ids = [set(cv2.imread(str(pair.label), -1).ravel()) for pair in read_data(data).train]
@@ -256,8 +267,8 @@ def test_subset_shows_as_many_classes_as_possible(tmp_path, archive, sha256, dat
     assert got > np.percentile(unions, 95)
 
 
-def test_subset_is_deterministic(tmp_path, archive, sha256):
-    roots = [get_ade20k(tmp_path / n, 5, archive=archive, sha256=sha256, counts=COUNTS) for n in "ab"]
+def test_subset_is_deterministic(tmp_path, archive):
+    roots = [get_ade20k(tmp_path / n, 5, archive=archive) for n in "ab"]
     assert names(roots[0]) == names(roots[1])
     assert [len(names(roots[0], split)) for split in COUNTS] == [5, 1]
 
@@ -268,9 +279,9 @@ def test_impossible_subsets(tmp_path, subset):
         get_ade20k(tmp_path, subset)
 
 
-def test_subset_larger_than_the_archive(tmp_path, archive, sha256):
+def test_subset_larger_than_the_archive(tmp_path, archive):
     with pytest.raises(ValueError, match="asks for 31 training pairs, the archive has 30"):
-        get_ade20k(tmp_path, 31, archive=archive, sha256=sha256, counts=COUNTS)
+        get_ade20k(tmp_path, 31, archive=archive)
 
 
 def test_archive_that_is_not_unpacked(tmp_path, archive):

@@ -378,18 +378,18 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
 
 
 def test_prepared_data_draws_and_prepares_once(tmp_path):
-    root = prepared_data("", tmp_path, train=3, val=2, size=[64, 64])
+    root = prepared_data("", tmp_path, train=3, val=2)
     assert root == tmp_path / "prepared"
     assert [len(read_data(root).splits[split]) for split in ("training", "validation")] == [3, 2]
     stamps = {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")}
-    prepared_data("", tmp_path, train=3, val=2, size=[64, 64])
+    prepared_data("", tmp_path, train=3, val=2)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")} == stamps
 
 
 def test_prepared_data_of_another_source_replaces_the_first(tmp_path):
-    prepared_data("", tmp_path, train=3, val=2, size=[64, 64])
+    prepared_data("", tmp_path, train=3, val=2)
     own = add(tmp_path / "own", "mine")
-    root = prepared_data(own, tmp_path, size=[64, 64])
+    root = prepared_data(own, tmp_path)
     assert [pair.name for pair in read_data(root).train] == ["mine"]
     assert read_data(root).val == []
 

@@ -41,7 +41,7 @@ ROWS = [
     Fault("too many names", flat, CONVERT + "--classes a,b,c", r"3 names for 2 classes: the source holds the ids 1, 2"),
     Fault("no such table of names", flat, CONVERT + "--classes no.txt", r"class table no\.txt does not exist"),
     Fault("a group that finds nothing", flat, CONVERT + "--group x", r"--group 'x' finds nothing in 'p0'"),
-    Fault("DST in SRC", flat, "convert data data/out", r"lie in each other: give a folder beside"),
+    Fault("DST in SRC", flat, "convert data data/out", r"must not contain each other: choose another"),
     Fault("DST holds something else", own_work, CONVERT, r"out is not empty: give a new folder"),
     Fault("COCO without its images", coco_elsewhere, CONVERT, r"none of the images that the JSON names is here"),
     Fault("ids in JPEG", lossy_ids, CONVERT + "--from ids", r"p0\.jpg is a JPEG, which changes ids"),

@@ -302,6 +302,19 @@ def test_a_slow_run_saves_after_ten_steps(tiny, tmp_path, monkeypatch):
     assert saved == ["iter_10.pth"]
 
 
+@pytest.mark.parametrize("hook", ["none", "MMEngine's default", "another interval"])
+def test_the_last_step_is_saved_whatever_checkpoint_hook_the_config_has(tiny, tmp_path, hook):
+    cfg = every_step(config.set_schedule(tiny, 2), 100)
+    cfg.default_hooks.checkpoint.save_last = False
+    if hook == "none":
+        cfg.default_hooks.checkpoint = None
+    elif hook == "MMEngine's default":  # it counts epochs: epoch_1.pth
+        del cfg.default_hooks["checkpoint"]
+    result = training.train(cfg, tmp_path, device="cpu", progress=False)
+    assert result.checkpoint.name == "iter_2.pth" and len(read_history(tmp_path)) == 2
+    assert checkpoints.read_checkpoint(result.checkpoint)["meta"]["iter"] == 2
+
+
 def test_resume_with_more_steps_plans_the_rate_anew(tiny, tmp_path, capsys):
     training.train(config.set_schedule(tiny, 4), tmp_path, device="cpu", progress=False)
     longer = training.train(config.set_schedule(tiny, 8), tmp_path, device="cpu", resume=True, progress=False)

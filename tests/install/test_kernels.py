@@ -146,7 +146,7 @@ def test_a_broken_numba_is_a_sentence_too(monkeypatch):
     monkeypatch.setattr(kernels, "_compiled", broken)
     monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: True)
     assert kernels.why_not() == (
-        "numba does not work here (libllvm is missing), so deformable attention runs in PyTorch"
+        "numba does not work here (libllvm is missing more), so deformable attention runs in PyTorch"
     )
 
 

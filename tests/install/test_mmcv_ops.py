@@ -9,7 +9,7 @@ import textwrap
 import pytest
 import torch
 
-from m2f_helpers.install import mmcv_ops
+from m2f_helpers.install import kernels, mmcv_ops
 from tests.conftest import ROOT
 
 
@@ -68,7 +68,7 @@ def test_function_that_mmcv_calls_on_cuda_gives_value_and_gradients():
     value, shapes, locations, weights = random_inputs(requires_grad=True)
     starts = torch.tensor([0, 30, 42])
     through_stand_in = MultiScaleDeformableAttnFunction.apply(value, shapes, starts, locations, weights, 64)
-    with mmcv_ops.pytorch_attention():
+    with kernels.disabled():
         expected = multi_scale_deformable_attn_pytorch(value, shapes, locations, weights)
     assert torch.allclose(through_stand_in, expected, atol=1e-5)
     pull = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
@@ -94,12 +94,12 @@ def test_attention_module_runs_on_cuda():
     assert torch.allclose(on_cpu, on_cuda.cpu(), atol=1e-4)
 
 
-@pytest.mark.skipif(not mmcv_ops.fast_attention_available(), reason="numba is not installed (extra: fast)")
+@pytest.mark.skipif(not kernels.available(), reason="numba is not installed (extra: fast)")
 def test_fast_op_agrees_with_pytorch_path():
     inputs = random_inputs(requires_grad=True)
     tensors = [inputs[0], inputs[2], inputs[3]]
     fast = mmcv_ops.deformable_attention(*inputs)
-    with mmcv_ops.pytorch_attention():
+    with kernels.disabled():
         slow = mmcv_ops.deformable_attention(*inputs)
     assert type(fast.grad_fn) is not type(slow.grad_fn), "both took the same path"
     assert torch.allclose(fast, slow, atol=1e-5)
@@ -114,7 +114,7 @@ def test_without_fast_op_mmcv_stays_as_it_is():
     from mmcv.ops import multi_scale_deform_attn as module
 
     wrapped = hasattr(module.multi_scale_deformable_attn_pytorch, "__wrapped__")
-    assert wrapped == mmcv_ops.fast_attention_available()
+    assert wrapped == kernels.available()
 
 
 def test_any_other_op_names_itself_and_what_to_install():

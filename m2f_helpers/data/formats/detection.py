@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from m2f_helpers.data.formats import masks, pairing, polygons
-from m2f_helpers.data.formats.source import Source, find_files, load_json, some
+from m2f_helpers.data.formats.source import Source, find_files, some, spread
 from m2f_helpers.data.formats.tables import Table, table_beside
 
 _MASK_FORMATS: dict[str, Callable[[Path, str, Table | None], Source]] = {
@@ -26,10 +27,8 @@ _LOOK_AT = 20
 def open_source(root: str | Path, form: str = "auto", table: Table | None = None) -> Source:
     """Understand a folder, or a JSON file, of images and labels.
 
-    Args:
-        root: the folder, or for COCO its JSON.
-        form: one of `FORMATS`; `"auto"` looks at the files.
-        table: class names, perhaps with ids or colours; None takes the table that lies in the folder, if any.
+    `form` is one of `FORMATS`; `"auto"` looks at the files. `table` holds class names, perhaps with ids or colours;
+    None takes the table that lies in the folder, if any.
 
     Returns: the source; `why` says by what its format was recognised.
     Raises: FileNotFoundError or ValueError: what was found there instead.
@@ -58,8 +57,7 @@ def open_source(root: str | Path, form: str = "auto", table: Table | None = None
 
 def detect(root: Path) -> tuple[str, str]:
     """The format of a folder and the reason for thinking so. ValueError if nothing fits."""
-    for path in polygons.json_files(root)[:5]:
-        content = load_json(path)
+    for path, content in islice(polygons.json_files(root), 5):
         if polygons.is_coco(content):
             return "coco", f"{path.name} has the lists images, annotations and categories"
         if polygons.is_labelme(content):
@@ -75,20 +73,15 @@ def detect(root: Path) -> tuple[str, str]:
 
 
 def _detect_masks(root: Path) -> tuple[str, str]:
-    matches, _ = pairing.match_masks(root)
-    by_class = sorted({name for match in matches for name in match.masks} - {""})
+    items, _ = pairing.match_masks(root)
+    by_class = sorted({name for item in items for name in item.shapes} - {""})
     if by_class:
         return "binary", f"the masks lie in a folder for each class: {some(by_class)}"
-    paths = [match.masks[""] for match in matches]
-    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, _LOOK_AT).astype(int))]
+    chosen = spread([item.labels[0] for item in items], _LOOK_AT)
     kinds = [_kind(path) for path in chosen]
     form = next(kind for kind in ("colors", "ids", "binary") if kind in kinds)
-    found = {
-        "colors": "hold colours",
-        "ids": f"hold ids such as {_values(chosen)}",
-        "binary": "hold nothing but 0 and 255",
-    }
-    return form, f"{kinds.count(form)} of {len(kinds)} masks looked at {found[form]}"
+    found = {"colors": "colours", "ids": f"ids such as {_values(chosen)}", "binary": "nothing but 0 and 255"}
+    return form, f"{kinds.count(form)} of {len(kinds)} masks looked at hold {found[form]}"
 
 
 def _kind(path: Path) -> str:

@@ -55,7 +55,8 @@ def map_categories(
         wishes |= {row.id: target for row in _find(word, categories)}
     _refuse_strays([row for row in categories if row.stray and row.id not in wishes])
     targets |= {number: _follow(number, wishes, targets) for number in wishes}
-    targets = _named(targets, categories, names) if names and not all(_has_name(r) for r in categories) else targets
+    if names and not all(row.name or row.ignored or row.stray for row in categories):
+        targets = _named(targets, categories, names)
     order = _order(targets, names)
     try:
         palette = own_palette(order, _colors(order, targets, categories))
@@ -84,10 +85,6 @@ def _default(row: Category) -> str:
     return plain(row.name) or (f"#{row.id:06x}" if row.color else f"class {row.id}")
 
 
-def _has_name(row: Category) -> bool:
-    return bool(row.name) or row.ignored or bool(row.stray)
-
-
 def _find(word: str, categories: Sequence[Category]) -> list[Category]:
     """Categories by exact name, by name in any case, by id."""
     word = plain(word)
@@ -99,11 +96,8 @@ def _find(word: str, categories: Sequence[Category]) -> list[Category]:
     for way in ways:
         if found := [row for row in categories if way(row)]:
             return found
-    raise ValueError(f"{word!r} is no category of the source; there are {_list(categories)}")
-
-
-def _list(categories: Sequence[Category]) -> str:
-    return some((f"{row.name} ({row.id})" if row.name else _default(row) for row in categories), 12)
+    there = some((f"{row.name} ({row.id})" if row.name else _default(row) for row in categories), 12)
+    raise ValueError(f"{word!r} is no category of the source; there are {there}")
 
 
 def _target(word: str, categories: Sequence[Category]) -> str | int:

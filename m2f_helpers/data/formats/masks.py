@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,11 @@ from tqdm.auto import tqdm
 from m2f_helpers.data.formats import pairing, tables
 from m2f_helpers.data.formats.source import UNLABELLED, Category, Item, Source, find_files, key_of, some, split_of
 from m2f_helpers.data.formats.tables import Table
-from m2f_helpers.images import one_line
+from m2f_helpers.quiet import one_line
 
 _JPEG = (".jpg", ".jpeg", ".webp")
 _MOST_COLORS = 254
 _APART = 60  # distance in RGB from which two colours of a JPEG mask are two classes
-
-
-# --- Reading one mask --------------------------------------------------------------------------------------------
 
 
 def open_mask(path: Path) -> Image.Image:
@@ -60,13 +58,10 @@ def color_of(code: int) -> tuple[int, int, int]:
     return (code >> 16, code >> 8 & 255, code & 255)
 
 
-# --- ids ---------------------------------------------------------------------------------------------------------
-
-
 def ids_source(root: Path, why: str, table: Table | None) -> Source:
     """Masks whose numbers are the ids; 255 is ignored."""
     items, notes = _items(root, "ids")
-    seen = _where_seen(items, mask_ids)
+    _, seen = _census(items, mask_ids)
     source = Source("ids", why, items, [], lambda item, _: mask_ids(item.labels[0]), notes)
     source.categories = _by_table(seen, table) if table and table.ids else _unnamed(seen)
     if not table:
@@ -75,20 +70,21 @@ def ids_source(root: Path, why: str, table: Table | None) -> Source:
 
 
 def _items(root: Path, form: str) -> tuple[list[Item], list[str]]:
-    matches, notes = pairing.match_masks(root)
-    if wrong := next((match for match in matches if "" not in match.masks), None):
-        path = next(iter(wrong.masks.values()))
-        raise ValueError(f"{path} lies in a folder of its own class: use --from binary, not {form}")
-    return [Item(match.key, match.image, match.split, (match.masks[""],)) for match in matches], notes
+    items, notes = pairing.match_masks(root)
+    if wrong := next((item for item in items if "" not in item.shapes), None):
+        raise ValueError(f"{wrong.labels[0]} lies in a folder of its own class: use --from binary, not {form}")
+    return items, notes
 
 
-def _where_seen(items: Iterable[Item], read) -> dict[int, str]:
-    """Every value in the masks, with the first file that holds it."""
-    seen: dict[int, str] = {}
+def _census(items: Iterable[Item], read: Callable[[Path], np.ndarray]) -> tuple[Counter, dict[int, str]]:
+    """Pixels of every value in the masks, and the first file that holds it."""
+    counts, where = Counter(), {}
     for item in tqdm(items, desc="looking at the masks", delay=2):
-        for value in np.unique(read(item.labels[0])).tolist():
-            seen.setdefault(value, str(item.labels[0]))
-    return seen
+        values, pixels = np.unique(read(item.labels[0]), return_counts=True)
+        for value, number in zip(values.tolist(), pixels.tolist(), strict=True):
+            counts[value] += number
+            where.setdefault(value, str(item.labels[0]))
+    return counts, where
 
 
 def _by_table(seen: dict[int, str], table: Table) -> list[Category]:
@@ -101,20 +97,15 @@ def _by_table(seen: dict[int, str], table: Table) -> list[Category]:
 def _unnamed(seen: dict[int, str]) -> list[Category]:
     if len(seen) > _MOST_COLORS + 1:
         first = next(iter(seen.values()))
-        raise ValueError(
-            f"the masks hold {len(seen)} different ids (see {first}): expected masks, these look like images"
-        )
+        text = f"the masks hold {len(seen)} different ids (see {first})"
+        raise ValueError(f"{text}: expected masks, these look like images")
     return [Category(i, "", ignored=i == 255) for i in sorted(seen)]
-
-
-# --- binary ------------------------------------------------------------------------------------------------------
 
 
 def binary_source(root: Path, why: str, table: Table | None) -> Source:
     """Masks of 0 and 255: one an image, or one for each class, of which the smaller wins where they overlap."""
-    matches, notes = pairing.match_masks(root)
-    items = [Item(m.key, m.image, m.split, tuple(m.masks.values()), tuple(m.masks)) for m in matches]
-    names = sorted({name for match in matches for name in match.masks})
+    items, notes = pairing.match_masks(root)
+    names = sorted({name for item in items for name in item.shapes})
     if names == [""]:
         names = table.names if table and len(table.names) == 2 else ["background", "foreground"]
         rows = [Category(0, names[0]), Category(255, names[1])]
@@ -153,16 +144,14 @@ def paint(masks: list[tuple[int, np.ndarray]], size: tuple[int, int]) -> np.ndar
     return label_map
 
 
-# --- colours -----------------------------------------------------------------------------------------------------
-
-
 def colors_source(root: Path, why: str, table: Table | None) -> Source:
     """Masks whose colours are the classes: by a table, or by the colours that are found."""
     items, notes = _items(root, "colors")
-    counts, where = _count_colors(items)
+    counts, where = _census(items, mask_colors)
     lossy = any(item.labels[0].suffix.lower() in _JPEG for item in items)
     if table and table.colors:
-        rows = [Category(_code(c), name, tuple(c)) for name, c in zip(table.names, table.colors, strict=True)]
+        named = zip(table.names, table.colors, strict=True)
+        rows = [Category(int.from_bytes(bytes(color), "big"), name, tuple(color)) for name, color in named]
     else:
         rows = [Category(c, "", color_of(c)) for c in _main_colors(counts, lossy)]
         notes.append("the colours have no names: --classes FILE with lines NAME:R,G,B, or --map, gives some")
@@ -174,21 +163,6 @@ def colors_source(root: Path, why: str, table: Table | None) -> Source:
         return Source("colors", why, items, rows, lambda item, _: _nearest(mask_colors(item.labels[0]), codes), notes)
     rows += [Category(code, "", color_of(code), stray=where[code]) for code in sorted(off)]
     return Source("colors", why, items, rows, lambda item, _: mask_colors(item.labels[0]), notes)
-
-
-def _code(color: Iterable[int]) -> int:
-    red, green, blue = color
-    return red << 16 | green << 8 | blue
-
-
-def _count_colors(items: list[Item]) -> tuple[Counter, dict[int, str]]:
-    counts, where = Counter(), {}
-    for item in tqdm(items, desc="looking at the masks", delay=2):
-        codes, pixels = np.unique(mask_colors(item.labels[0]), return_counts=True)
-        for code, number in zip(codes.tolist(), pixels.tolist(), strict=True):
-            counts[code] += number
-            where.setdefault(code, str(item.labels[0]))
-    return counts, where
 
 
 def _main_colors(counts: Counter, lossy: bool) -> list[int]:
@@ -211,9 +185,8 @@ def _main_colors(counts: Counter, lossy: bool) -> list[int]:
 def _off_colors(off: dict[int, int], counts: Counter) -> str:
     share = sum(off.values()) / sum(counts.values())
     names = some(f"#{code:06x}" for code in sorted(off, key=off.get, reverse=True))
-    return (
-        f"{share:.1%} of the masks' pixels have a colour beside the table, as JPEGs do ({names}): the nearest was taken"
-    )
+    text = f"{share:.1%} of the masks' pixels have a colour beside the table, as JPEGs do ({names})"
+    return f"{text}: the nearest was taken"
 
 
 def _nearest(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -222,9 +195,6 @@ def _nearest(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
     wide = lambda values: np.stack(color_of(values.astype(np.int64)), -1)  # noqa: E731
     distance = ((wide(found)[:, None] - wide(table)[None]) ** 2).sum(-1)
     return table[distance.argmin(1)][inverse].reshape(codes.shape)
-
-
-# --- Pascal VOC and Cityscapes -----------------------------------------------------------------------------------
 
 
 def voc_source(root: Path, why: str, table: Table | None) -> Source:
@@ -236,7 +206,7 @@ def voc_source(root: Path, why: str, table: Table | None) -> Source:
         items, notes = _items(root, "voc")
         source = Source("voc", why, items, tables.voc_categories(), lambda item, _: mask_ids(item.labels[0]), notes)
     splits = _image_sets(root)
-    source.items = [Item(i.key, i.image, splits.get(i.image.stem, i.split), i.labels) for i in source.items]
+    source.items = [replace(item, split=splits.get(item.image.stem, item.split)) for item in source.items]
     if splits and (rest := [item.key for item in source.items if item.image.stem not in splits]):
         source.items = [item for item in source.items if item.image.stem in splits]
         source.notes.append(f"{len(rest)} pairs that no list in ImageSets names are left out: {some(rest)}")

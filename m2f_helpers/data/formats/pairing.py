@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from m2f_helpers.data.formats.source import find_files, some, split_of
+from m2f_helpers.data.formats.source import Item, find_files, some, split_of
 
 _IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb", "leftimg8bit"}
 _MASK_WORD = r"masks?|labels?|annotations?|annots?|gts?|seg|segmentations?|groundtruth|ground_truth"
@@ -17,18 +16,8 @@ _MASK_ENDING = re.compile(rf"[_\-. ](?:{_MASK_WORD}|l)$", re.IGNORECASE)
 _LOSSLESS = (".png", ".gif", ".tif", ".tiff", ".bmp")
 
 
-@dataclass(frozen=True)
-class Match:
-    """An image with its masks: one, named "", or one for each class. `key` is the path without words like `images`."""
-
-    key: str
-    image: Path
-    masks: dict[str, Path]
-    split: str
-
-
-def match_masks(root: Path) -> tuple[list[Match], list[str]]:
-    """Find the pairs below `root`, and say what was left over.
+def match_masks(root: Path) -> tuple[list[Item], list[str]]:
+    """Find the pairs below `root`, and say what was left over; `shapes` of an item are the classes of its masks, or "".
 
     A mask lies in a folder called masks, labels, annotations, ..., or its name ends in _mask, _label, ...; apart from
     such words (and `images`) its path equals that of its image. A folder more in its path is a class.
@@ -48,16 +37,16 @@ def match_masks(root: Path) -> tuple[list[Match], list[str]]:
             found[place[0]][place[1]] = path
     if not found:
         raise ValueError(_nothing(root, images, masks))
-    return _matches(images, found), _left_over(images, found, unmatched, root)
+    return _items(images, found), _left_over(images, found, unmatched, root)
 
 
-def _matches(images: dict[str, Path], found: dict[str, dict[str, Path]]) -> list[Match]:
-    matches = []
-    for key in sorted(found):
-        if len(found[key]) > 1 and "" in found[key]:
-            raise ValueError(f"{images[key]} has one mask for all classes, {found[key]['']}, and others by class")
-        matches.append(Match(key, images[key], found[key], split_of(key.split("/")[:-1])))
-    return matches
+def _items(images: dict[str, Path], found: dict[str, dict[str, Path]]) -> list[Item]:
+    items = []
+    for key, masks in sorted(found.items()):
+        if len(masks) > 1 and "" in masks:
+            raise ValueError(f"{images[key]} has one mask for all classes, {masks['']}, and others by class")
+        items.append(Item(key, images[key], split_of(key.split("/")[:-1]), tuple(masks.values()), tuple(masks)))
+    return items
 
 
 def _sort(root: Path) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
@@ -130,7 +119,6 @@ def _left_over(images: dict, found: dict, unmatched: list[Path], root: Path) -> 
     if without := [path.relative_to(root) for key, path in images.items() if key not in found]:
         notes.append(f"{len(without)} images without a mask are left out: {some(without)}")
     if unmatched:
-        notes.append(
-            f"{len(unmatched)} masks without an image are left out: {some(p.relative_to(root) for p in unmatched)}"
-        )
+        names = some(path.relative_to(root) for path in unmatched)
+        notes.append(f"{len(unmatched)} masks without an image are left out: {names}")
     return notes

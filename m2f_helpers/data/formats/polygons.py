@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco
 
 from m2f_helpers.data.formats.masks import paint
 from m2f_helpers.data.formats.source import (
@@ -19,7 +22,6 @@ from m2f_helpers.data.formats.source import (
     Source,
     find_files,
     key_of,
-    load_json,
     plain,
     some,
     split_of,
@@ -39,19 +41,20 @@ def is_labelme(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
 
-def json_files(root: Path) -> list[Path]:
-    """JSON files at or below `root` that may hold labels."""
+def json_files(root: Path) -> Iterator[tuple[Path, Any]]:
+    """JSON files at or below `root` that may hold labels, with their content; ValueError for one that is none."""
     own = ("classes.json", "convert.json", "report.json")
-    return [root] if root.is_file() else [path for path in find_files(root, (".json",)) if path.name not in own]
-
-
-# --- COCO --------------------------------------------------------------------------------------------------------
+    for path in [root] if root.is_file() else [p for p in find_files(root, (".json",)) if p.name not in own]:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"{path} is not JSON ({error}): export it again") from None
+        yield path, content
 
 
 def coco_source(root: Path, why: str) -> Source:
     """COCO's JSON for one or several splits. Crowds lie below, then the smaller shape wins."""
-    contents = [(path, load_json(path)) for path in json_files(root)]
-    contents = [(path, content) for path, content in contents if is_coco(content)]
+    contents = [(path, content) for path, content in json_files(root) if is_coco(content)]
     if not contents:
         raise ValueError(f"{root}: no JSON with the lists images, annotations and categories")
     folder = root.parent if root.is_file() else root
@@ -88,11 +91,12 @@ class _Finder:
             self.missing.append(name)
             return None
         split = _json_split(json_path, self.folder)
-        return max(ending, key=lambda p: (split_of(p.relative_to(self.folder).parts) == split, _common(p, json_path)))
 
+        def fits(path: Path) -> tuple[bool, int]:
+            common = sum(a == b for a, b in zip(path.parts, json_path.parts, strict=False))
+            return split_of(path.relative_to(self.folder).parts) == split, common
 
-def _common(path: Path, other: Path) -> int:
-    return sum(a == b for a, b in zip(path.parts, other.parts, strict=False))
+        return max(ending, key=fits)
 
 
 def _json_split(path: Path, folder: Path) -> str:
@@ -176,8 +180,6 @@ def _read_coco(item: Item, size: tuple[int, int], numbers: dict[str, int]) -> np
 
 
 def _coco_mask(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray | None:
-    from pycocotools import mask as coco  # here, because only this format needs it
-
     if not segmentation:
         raise ValueError(f"{where} has a box but no shape: export it with segmentation")
     if isinstance(segmentation, list):
@@ -201,8 +203,6 @@ def polygon_mask(polygons: list, size: tuple[int, int], where: str) -> np.ndarra
     Raises: ValueError for anything that is no polygon, and for points outside the image: then the shape was drawn on
         an image of another size.
     """
-    from pycocotools import mask as coco
-
     polygons = [_flat(polygon, where) for polygon in polygons]
     polygons = [polygon for polygon in polygons if len(polygon) >= 6]
     height, width = size
@@ -229,16 +229,12 @@ def _flat(polygon: Any, where: str) -> list[float]:
     return points.tolist()
 
 
-# --- LabelMe -----------------------------------------------------------------------------------------------------
-
-
 def labelme_source(root: Path, why: str) -> Source:
     """One JSON for each image. Where shapes overlap, the later one wins, as it is drawn."""
     folder = root.parent if root.is_file() else root
     finder = _Finder(folder)
     items, kinds, labels = [], Counter(), set()
-    for path in json_files(root):
-        content = load_json(path)
+    for path, content in json_files(root):
         if not is_labelme(content):
             raise ValueError(f"{path} is no JSON of LabelMe: it has no list of shapes")
         for shape in content["shapes"]:
@@ -285,10 +281,6 @@ def _read_labelme(item: Item, size: tuple[int, int], numbers: dict[str, int]) ->
     return label_map
 
 
-def _polygon(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | None:
-    return polygon_mask([shape.get("points") or []], size, where)
-
-
 def _rectangle(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | None:
     (x0, y0), (x1, y1) = _two_points(shape, where)
     return polygon_mask([[x0, y0, x1, y0, x1, y1, x0, y1]], size, where)
@@ -320,4 +312,5 @@ def _two_points(shape: dict, where: str) -> list[list[float]]:
     return points
 
 
-_AREAS = {"polygon": _polygon, "rectangle": _rectangle, "circle": _circle, "mask": _bitmap}
+_AREAS = {"rectangle": _rectangle, "circle": _circle, "mask": _bitmap}
+_AREAS["polygon"] = lambda shape, size, where: polygon_mask([shape.get("points") or []], size, where)

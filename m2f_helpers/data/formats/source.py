@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from m2f_helpers.data.layout import files_below
 from m2f_helpers.images import SUFFIXES
 
 UNLABELLED = -1  # the id of pixels that no shape covers
@@ -75,12 +75,8 @@ class Source:
 
 
 def find_files(root: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """All files below `root` with one of the suffixes, hidden ones and a Mac's leftovers excepted, by name."""
-    found = (path for path in root.rglob("*") if path.suffix.lower() in suffixes)
-    parts = ((path, path.relative_to(root).parts) for path in found)
-    return sorted(
-        path for path, names in parts if not any(n.startswith((".", "__MACOSX")) for n in names) and path.is_file()
-    )
+    """All files below `root` with one of the suffixes, by name; `files_below` says what is left out."""
+    return sorted(path for path in files_below(root) if path.suffix.lower() in suffixes)
 
 
 def key_of(path: Path, root: Path) -> str:
@@ -102,15 +98,14 @@ def plain(name: str) -> str:
     return unicodedata.normalize("NFC", str(name).strip())
 
 
-def load_json(path: Path) -> Any:
-    """A JSON file's content. ValueError with the file's name if it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): export it again") from None
-
-
 def some(names: Iterable[Any], count: int = 4) -> str:
     """The first few of many, for a sentence."""
     names = [str(name) for name in names]
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def spread(items: Sequence[Any], count: int | None) -> Sequence[Any]:
+    """So many of the items, evenly from the first to the last; all if there are no more, or for None."""
+    if count is None or count >= len(items):
+        return items
+    return [items[int(k)] for k in np.linspace(0, len(items) - 1, count)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def class_table(text: str | Path) -> Table:
     Raises: ValueError naming the file and the line.
     """
     path = Path(text)
-    if not _is_file(path):
+    if not os.path.isfile(path):  # False too for a list of names that is longer than a file name may be
         names = [plain(name) for name in str(text).split(",")]
         if path.suffix in (".json", ".csv", ".txt"):
             raise FileNotFoundError(f"the class table {path} does not exist")
@@ -86,13 +87,6 @@ def class_table(text: str | Path) -> Table:
     if any(colors) and not all(colors):
         raise ValueError(f"{path}: class {names[colors.index(None)]!r} has no colour, others have")
     return Table(names, colors if all(colors) else None, origin=path.name)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a list of names can be longer than a file name may be
-        return False
 
 
 def _csv_rows(path: Path, lines: list[str]) -> list[tuple[str, tuple | None]]:

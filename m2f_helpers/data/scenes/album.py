@@ -36,13 +36,8 @@ def make_album(root: str | Path, count: int = 60, seed: int = 0) -> Path:
     the ids have gaps, two classes are misspelt in two images each, and the polygons of the image that was taken upside
     down were drawn on the pixels as the sensor had them.
 
-    Args:
-        root: folder for `photos/IMG_1200.jpg` ... and `polygons.json`; files in it are replaced.
-        count: number of images, at least 10.
-        seed: another seed draws other streets.
-
-    Returns: `root`.
-    Raises: ValueError for less than ten images.
+    They lie in `root`, which is returned, as `photos/IMG_1200.jpg` ... and `polygons.json`; files in it are replaced.
+    `count` is at least 10, else it is a ValueError. Another seed draws other streets.
     """
     if count < 10:
         raise ValueError(f"expected at least 10 images, got {count}")

@@ -1,9 +1,7 @@
 """Drawn scenes with ADE20K's class ids, for work without a download. Used by notebook 02.
 
 A scene is set up in metres and seen through a pinhole camera, so perspective, occlusion and labels are right by
-construction. `scene_stage` holds the camera and the brushes, `scene_outdoors` and `scene_indoors` what is drawn.
-
-The two domains `day` and `dusk` share layouts and classes, seed by seed, and differ only in their looks.
+construction. The two domains `day` and `dusk` share layouts and classes, seed by seed, and differ only in their looks.
 """
 
 from __future__ import annotations
@@ -48,7 +46,6 @@ def draw_scene(seed: int, domain: str = "day", size: Sequence[int] | None = None
         domain: `"day"`, or `"dusk"`: the same scene in low, bluish light with haze, lamps and sensor noise.
         size: `[H, W]` in pixels, 64 to 8192 each; None lets the seed choose both between 300 and 800.
 
-    Returns: image and label map.
     Raises: ValueError for a negative seed, an unknown domain or a size that is too small.
     """
     _check(seed, domain, size)
@@ -71,12 +68,7 @@ def _check(seed: int, domain: str, size: Sequence[int] | None) -> None:
 
 
 def make_scenes(
-    root: str | Path,
-    train: int,
-    val: int,
-    domain: str = "day",
-    seed: int = 0,
-    size: Sequence[int] | None = None,
+    root: str | Path, train: int, val: int, domain: str = "day", seed: int = 0, size: Sequence[int] | None = None
 ) -> Path:
     """Draw a data set in the layout of ADEChallengeData2016; only pairs that are missing are drawn.
 
@@ -84,11 +76,8 @@ def make_scenes(
 
     Args:
         root: folder to fill with `images/{training,validation}/*.jpg` and `annotations/{training,validation}/*.png`.
-        train: number of training pairs.
-        val: number of validation pairs; their seeds never meet those of the training pairs.
-        domain: `"day"` or `"dusk"`.
-        seed: another seed gives other scenes.
-        size: `[H, W]` for all images; None varies them between 300 and 800 pixels.
+        train, val: number of pairs; the seeds of the two never meet.
+        domain, seed, size: as for `draw_scene`, for all images.
 
     Returns: `root`.
     Raises: ValueError if `root` already holds scenes of another domain, seed or size, or for impossible counts.
@@ -112,8 +101,7 @@ def make_scenes(
 
 def _remove_others(root: Path, names: set[str]) -> None:
     """Scenes of a larger data set that was drawn here before, and what killed runs left behind."""
-    for pattern in (".*.part", "*/*/.*.part"):
-        files.remove_orphans(root, pattern)
+    files.remove_orphans(root, "**/.*.part")
     for path in root.glob("*/*/scene_*"):
         if path.stem not in names:
             path.unlink(missing_ok=True)

@@ -35,25 +35,22 @@ def draw_room(stage: Stage) -> None:
 
 
 def _draw_shell(stage: Stage, room: _Room) -> None:
-    near = min(stage.near, 1.2) * 0.5
-    color = stage.pick("wall")
-    stage.fill("floor", stage.quad_y((room.left, room.right), 0, (near, room.back)), stage.pick("floor"))
-    stage.fill(
-        "ceiling", stage.quad_y((room.left, room.right), room.top, (near, room.back)), stage.pick("ceiling"), 0.97
-    )
+    across, along = (room.left, room.right), (min(stage.near, 1.2) * 0.5, room.back)
+    color, high = stage.pick("wall"), (0, room.top)
+    stage.fill("floor", stage.quad_y(across, 0, along), stage.pick("floor"))
+    stage.fill("ceiling", stage.quad_y(across, room.top, along), stage.pick("ceiling"), 0.97)
     bright, dim = (0.98, 0.84) if stage.sun_left else (0.84, 0.98)
-    stage.fill("wall", stage.quad_x(room.left, (0, room.top), (near, room.back)), color, dim)
-    stage.fill("wall", stage.quad_x(room.right, (0, room.top), (near, room.back)), color, bright)
-    stage.fill("wall", stage.quad_z((room.left, room.right), (0, room.top), room.back), color, 0.92)
+    stage.fill("wall", stage.quad_x(room.left, high, along), color, dim)
+    stage.fill("wall", stage.quad_x(room.right, high, along), color, bright)
+    stage.fill("wall", stage.quad_z(across, high, room.back), color, 0.92)
     skirting = color * 0.35 + 150
-    for x in (room.left, room.right):
-        stage.paint(stage.quad_x(x, (0, 0.1), (near, room.back)), skirting, 0.9)
-    stage.paint(stage.quad_z((room.left, room.right), (0, 0.1), room.back), skirting, 0.95)
+    for x in across:
+        stage.paint(stage.quad_x(x, (0, 0.1), along), skirting, 0.9)
+    stage.paint(stage.quad_z(across, (0, 0.1), room.back), skirting, 0.95)
     for y, value in ((0.0, 100), (room.top, 108)):
-        for x0, x1, z0, z1 in ((room.left, room.right, room.back - 0.25, room.back),):
-            stage.shadow(stage.quad_y((x0, x1), y, (z0, z1)), value)
-        stage.shadow(stage.quad_y((room.left, room.left + 0.22), y, (near, room.back)), value)
-        stage.shadow(stage.quad_y((room.right - 0.22, room.right), y, (near, room.back)), value)
+        stage.shadow(stage.quad_y(across, y, (room.back - 0.25, room.back)), value)
+        stage.shadow(stage.quad_y((room.left, room.left + 0.22), y, along), value)
+        stage.shadow(stage.quad_y((room.right - 0.22, room.right), y, along), value)
 
 
 def _back_wall(stage: Stage, room: _Room) -> float:
@@ -85,19 +82,10 @@ def _roomwindow(stage: Stage, quad: np.ndarray) -> None:
     pane = center + (quad - center) * 0.88
     stage.paint(pane, glass * 0.45 if stage.dusk else glass, 1.0 if stage.dusk else 1.12)
     (x0, y0), (x1, y1) = pane.min(0), pane.max(0)
-    hill = np.array(
-        [
-            (x0, y1),
-            (x0, y1 - 0.25 * (y1 - y0)),
-            ((x0 + x1) / 2, y1 - 0.38 * (y1 - y0)),
-            (x1, y1 - 0.2 * (y1 - y0)),
-            (x1, y1),
-        ]
-    )
+    hill = np.stack([[x0, x0, (x0 + x1) / 2, x1, x1], y1 - np.array([0, 0.25, 0.38, 0.2, 0]) * (y1 - y0)], 1)
     stage.paint(hill, (60, 70, 96) if stage.dusk else (120, 172, 140))
-    bars = [_bar(pane[0] * 0.5 + pane[1] * 0.5, pane[3] * 0.5 + pane[2] * 0.5, (x1 - x0) * 0.025)]
-    bars.append(_bar(pane[0] * 0.5 + pane[3] * 0.5, pane[1] * 0.5 + pane[2] * 0.5, (x1 - x0) * 0.025))
-    for bar in bars:
+    for a, b, c, d in ((0, 1, 3, 2), (0, 3, 1, 2)):
+        bar = _bar(pane[a] * 0.5 + pane[b] * 0.5, pane[c] * 0.5 + pane[d] * 0.5, (x1 - x0) * 0.025)
         stage.paint(bar, (240, 238, 232))
     if not stage.dusk:
         stage.glows.append((*center, np.ptp(quad[:, 0]) * 0.9, 0.5))
@@ -268,9 +256,8 @@ def _table(stage: Stage, x: float, z: float) -> None:
     stage.cuboid("table", (x - half, x + half), (height - 0.1, height), (z - 0.05, z + depth), color)
     if stage.rng.random() < 0.6:
         vase = stage.rng.uniform(-0.3, 0.2)
-        stage.cuboid(
-            "other", (x + vase, x + vase + 0.15), (height, height + 0.3), (z + 0.3, z + 0.45), stage.pick("other")
-        )
+        place = (x + vase, x + vase + 0.15), (height, height + 0.3), (z + 0.3, z + 0.45)
+        stage.cuboid("other", *place, stage.pick("other"))
 
 
 def _chair(stage: Stage, x: float, z: float) -> None:

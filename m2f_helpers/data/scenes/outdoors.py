@@ -152,12 +152,10 @@ def _facade_along(stage: Stage, side: int, x: float, z0: float, z1: float, heigh
         for floor, y in enumerate(np.arange(0.9 if k != door_at else 3.4, height - 1.9, 2.5)):
             quad = stage.quad_x(x, (y, y + 1.6), (z, z + 1.6))
             if np.ptp(quad[:, 0]) > stage.width / 60:
-                window(stage, quad, glass, z, lit[(7 * k + floor) % 64])
+                _window(stage, quad, glass, z, lit[(7 * k + floor) % 64])
 
 
-def window(
-    stage: Stage, quad: np.ndarray, glass: np.ndarray, depth: float, lit: float, curtainless: bool = True
-) -> None:
+def _window(stage: Stage, quad: np.ndarray, glass: np.ndarray, depth: float, lit: float) -> None:
     """A pane with a bright frame, a reflection and a crossbar; at dusk some of them are lit."""
     center = quad.mean(0)
     glowing = stage.dusk and not stage.indoor and lit < 0.45
@@ -184,9 +182,8 @@ def _tree(stage: Stage, x: float, z: float, height: float) -> None:
     radius = stage.focal * height * 0.2 / z
     blobs = [(0, 0, 1.25)] + [(1.05 * np.cos(a), 0.85 * np.sin(a), rng.uniform(0.7, 0.95)) for a in np.arange(7) * 0.9]
     for dx, dy, r in blobs:
-        stage.fill(
-            "tree", _wobbly(rng, cx + dx * radius, cy + dy * radius, r * radius), color, rng.uniform(0.84, 1.0), z
-        )
+        blob = _wobbly(rng, cx + dx * radius, cy + dy * radius, r * radius)
+        stage.fill("tree", blob, color, rng.uniform(0.84, 1.0), z)
     lit = -1 if stage.sun_left else 1
     for _ in range(5):
         dx, dy = lit * rng.uniform(0, 1.2), rng.uniform(-1.3, 0.3)
@@ -240,10 +237,8 @@ def _pole(stage: Stage, x: float, z: float) -> None:
     top = stage.eye + (stage.horizon * stage.rng.uniform(0.4, 0.75)) * z / stage.focal
     stage.ground_shadow(x, z, 0.4)
     stage.fill("pole", stage.quad_z((x - width / 2, x + width / 2), (0, top), z), color, 1.0, z)
-    bands = np.arange(0.4, top - 0.3, 0.9)
-    stage.paint_many(
-        [stage.quad_z((x - width / 2, x + width / 2), (y, y + 0.35), z) for y in bands], (226, 60, 44), 1, z
-    )
+    bands = [stage.quad_z((x - width / 2, x + width / 2), (y, y + 0.35), z) for y in np.arange(0.4, top - 0.3, 0.9)]
+    stage.paint_many(bands, (226, 60, 44), 1, z)
     stage.paint(stage.quad_z((x + width / 6, x + width / 2), (0, top), z), color * (0.72, 0.62, 0.62), 1.0, z)
 
 
@@ -382,4 +377,4 @@ def _house(stage: Stage, x: float, half: float, z: float) -> None:
     places = [(-0.62, 0.85), (0.62, 0.85)] + [(u, 3.85) for u in (-0.62, 0, 0.62)] * (storeys - 1)
     for (u, y), light in zip(places, lit, strict=False):
         quad = stage.quad_z((x + u * half - 0.95, x + u * half + 0.95), (y, y + 1.5), z)
-        window(stage, quad, glass, z, light)
+        _window(stage, quad, glass, z, light)

@@ -15,35 +15,13 @@ from functools import cache
 import cv2
 import numpy as np
 
-CLASS_IDS = {
-    "wall": 0,
-    "building": 1,
-    "sky": 2,
-    "floor": 3,
-    "tree": 4,
-    "ceiling": 5,
-    "road": 6,
-    "bed": 7,
-    "windowpane": 8,
-    "grass": 9,
-    "cabinet": 10,
-    "sidewalk": 11,
-    "person": 12,
-    "door": 14,
-    "table": 15,
-    "mountain": 16,
-    "curtain": 18,
-    "chair": 19,
-    "car": 20,
-    "painting": 22,
-    "sofa": 23,
-    "rug": 28,
-    "fence": 32,
-    "lamp": 36,
-    "cushion": 39,
-    "streetlight": 87,
-    "pole": 93,
-}
+from m2f_helpers.palette import ade20k_palette
+
+_DRAWN = """
+wall building sky floor tree ceiling road bed windowpane grass cabinet sidewalk person door table mountain curtain chair
+car painting sofa rug fence lamp cushion streetlight pole
+"""
+CLASS_IDS = {name: ade20k_palette().id_of(name) for name in _DRAWN.split()}
 ON_DISK = {"other": 0} | {name: class_id + 1 for name, class_id in CLASS_IDS.items()}
 NEUTRAL = 128
 
@@ -107,9 +85,8 @@ class Stage:
         self.light = np.full((height, width), NEUTRAL, np.uint8)
         low, high = (1.35, 1.75) if self.indoor else (1.9, 2.9)
         self.eye = rng.uniform(low, high)
-        self.focal = (
-            (0.7 if self.indoor else 0.8) * float(np.hypot(height, width) / np.sqrt(2)) * rng.uniform(0.95, 1.1)
-        )
+        focal = (0.7 if self.indoor else 0.8) * float(np.hypot(height, width) / np.sqrt(2))
+        self.focal = focal * rng.uniform(0.95, 1.1)
         self.center_x = width * rng.uniform(0.4, 0.6)
         self.horizon = height * rng.uniform(0.42, 0.52)
         self.sun_left = rng.random() < 0.5
@@ -169,20 +146,15 @@ class Stage:
 
     def ground_shadow(self, x: float, z: float, radius: float, depth: float | None = None, value: int = 70) -> None:
         """A soft spot on the ground below an object, in metres."""
-        angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-        rim = np.stack([x + radius * np.cos(angle), 0 * angle, z + (depth or radius) * np.sin(angle)], axis=1)
-        rim[:, 2] = np.maximum(rim[:, 2], self.near * 0.5)
-        self.shadow(self.project(rim), value)
+        rim = disc(x, z, radius, depth, corners=20)
+        self.shadow(self.project((px, 0, max(pz, self.near * 0.5)) for px, pz in rim), value)
 
     def cuboid(self, name: str, x: Sequence[float], y: Sequence[float], z: Sequence[float], color) -> None:
         """A box between two X, two Y and two Z values, with the faces that the camera sees."""
         (x0, x1), (y0, y1), (z0, z1) = x, y, z
-        if x0 > 0:
-            gain = 0.78 if self.sun_left else 0.66
-            self.face(name, [(x0, y0, z0), (x0, y0, z1), (x0, y1, z1), (x0, y1, z0)], color, gain)
-        if x1 < 0:
-            gain = 0.66 if self.sun_left else 0.78
-            self.face(name, [(x1, y0, z0), (x1, y0, z1), (x1, y1, z1), (x1, y1, z0)], color, gain)
+        if x0 > 0 or x1 < 0:
+            side, gain = x0 if x0 > 0 else x1, 0.78 if (x0 > 0) == self.sun_left else 0.66
+            self.face(name, [(side, y0, z0), (side, y0, z1), (side, y1, z1), (side, y1, z0)], color, gain)
         if y1 < self.eye:
             self.face(name, [(x0, y1, z0), (x1, y1, z0), (x1, y1, z1), (x0, y1, z1)], color, 1.12)
         self.face(name, [(x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0)], color, 0.92)
@@ -269,8 +241,11 @@ def finish(stage: Stage, rng: np.random.Generator) -> np.ndarray:
     light = cv2.multiply(light, _room_light(stage), scale=1 / NEUTRAL)
     image = cv2.multiply(stage.image, cv2.merge([light] * 3), scale=1 / NEUTRAL)
     image = cv2.blur(image, (2, 2)) if stage.width > 500 else image
-    image = _dusk_look(stage, image) if stage.dusk else _day_look(stage, image)
-    return _sensor_noise(image, rng, (0.26 if stage.dusk else 0.1))
+    image = _darkened(image, stage.indoor) if stage.dusk else image
+    if stage.glows and (stage.dusk or stage.indoor):
+        image = _glow(stage, image, (92, 64, 14) if stage.dusk else (60, 56, 44))
+    strength = 0.26 if stage.dusk else 0.1
+    return cv2.addWeighted(image, 1.0, _tile("sensor", rng, image.shape), strength, -NEUTRAL * strength)
 
 
 def _texture_layer(stage: Stage, rng: np.random.Generator) -> np.ndarray:
@@ -278,9 +253,7 @@ def _texture_layer(stage: Stage, rng: np.random.Generator) -> np.ndarray:
     present = set(np.flatnonzero(cv2.calcHist([stage.label], [0], None, [256], [0, 256])))
     for name, classes in _TEXTURE_OF.items():
         if any(ON_DISK[c] in present for c in classes):
-            y, x = (int(v) for v in rng.integers(0, 1024 - 801, 2))
-            tile = textures()[name][y : y + stage.height, x : x + stage.width]
-            cv2.copyTo(_fit(tile, layer.shape), _mask_of(stage.label, classes), layer)
+            cv2.copyTo(_tile(name, rng, layer.shape), _mask_of(stage.label, classes), layer)
     first = int(stage.horizon) + 1
     for name, classes in _GROUND_OF.items():
         if any(ON_DISK[c] in present for c in classes):
@@ -291,8 +264,11 @@ def _texture_layer(stage: Stage, rng: np.random.Generator) -> np.ndarray:
     return layer
 
 
-def _fit(tile: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    return tile if tile.shape == shape else cv2.resize(tile, shape[::-1])
+def _tile(name: str, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Some part of a texture in the shape of an image; above 801 pixels it is stretched."""
+    y, x = (int(v) for v in rng.integers(0, 1024 - 801, 2))
+    tile = textures()[name][y : y + shape[0], x : x + shape[1]]
+    return tile if tile.shape == shape else cv2.resize(tile, shape[1::-1])
 
 
 def _mask_of(label: np.ndarray, classes: Sequence[str]) -> np.ndarray:
@@ -325,8 +301,6 @@ def _room_light(stage: Stage) -> np.ndarray:
 
 def _glow(stage: Stage, image: np.ndarray, color: Sequence[float]) -> np.ndarray:
     """Add the halo of every lamp, drawn at an eighth of the size."""
-    if not stage.glows:
-        return image
     small = np.zeros((stage.height // 8 + 1, stage.width // 8 + 1), np.float32)
     y, x = np.mgrid[: small.shape[0], : small.shape[1]]
     for gx, gy, radius, strength in stage.glows:
@@ -335,22 +309,9 @@ def _glow(stage: Stage, image: np.ndarray, color: Sequence[float]) -> np.ndarray
     return cv2.add(image, cv2.resize(halo, (stage.width, stage.height)))
 
 
-def _day_look(stage: Stage, image: np.ndarray) -> np.ndarray:
-    return _glow(stage, image, (60, 56, 44)) if stage.indoor else image
-
-
-def _dusk_look(stage: Stage, image: np.ndarray) -> np.ndarray:
-    """Dark, blue in the shadows, less contrast; lamps glow."""
+def _darkened(image: np.ndarray, indoor: bool) -> np.ndarray:
+    """Dusk: dark, blue in the shadows, less contrast."""
     levels = np.arange(256)
-    gain, lift = ((0.58, 0.52, 0.60), (10, 10, 30)) if stage.indoor else ((0.60, 0.53, 0.64), (12, 12, 32))
+    gain, lift = ((0.58, 0.52, 0.60), (10, 10, 30)) if indoor else ((0.60, 0.53, 0.64), (12, 12, 32))
     table = np.stack([levels * g + b for g, b in zip(gain, lift, strict=True)], -1)
-    image = cv2.LUT(image, table.astype(np.uint8)[None])
-    return _glow(stage, image, (92, 64, 14))
-
-
-def _sensor_noise(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
-    y, x = (int(v) for v in rng.integers(0, 1024 - 801, 2))
-    tile = textures()["sensor"][y : y + image.shape[0], x : x + image.shape[1]]
-    if tile.shape != image.shape:
-        tile = cv2.resize(tile, image.shape[1::-1])
-    return cv2.addWeighted(image, 1.0, tile, strength, -NEUTRAL * strength)
+    return cv2.LUT(image, table.astype(np.uint8)[None])

@@ -38,12 +38,7 @@ def fill(words: str, measured: Any) -> str:
 
 
 def check(evidence: Evidence | None = None, claims: Iterable[Claim] | None = None) -> list[Checked]:
-    """Measure the claims.
-
-    Args:
-        evidence: of a traced run; default: the reference run of the R50 model, made now if need be.
-        claims: default: all.
-    """
+    """Measure the claims; default: all of them, on the reference run of the R50 model, made now if need be."""
     evidence = reference_run() if evidence is None else evidence
     return [check_one(claim, evidence) for claim in (CLAIMS if claims is None else claims)]
 
@@ -76,18 +71,17 @@ def by_group(checked: Iterable[Checked]) -> dict[str, list[Checked]]:
     return {title: entries for title, entries in found.items() if entries}
 
 
-def claims_text(checked: Iterable[Checked], width: int = 110) -> str:
+def claims_text(checked: Iterable[Checked]) -> str:
     """The claims for a terminal: `ok` or `FALSE`, the statement, and below it what was measured."""
     checked = list(checked)
     lines = []
     for title, entries in by_group(checked).items():
         lines.append(f"\n{title}")
         for entry in entries:
-            mark = "ok   " if entry.holds else "FALSE"
-            lines += textwrap.wrap(f"{mark} {entry.claim.statement}", width, subsequent_indent=" " * 6)
+            lines += item(f"{'ok   ' if entry.holds else 'FALSE'} {entry.claim.statement}", 6)
             if entry.claim.believed:
-                lines += _indented(f"easy to believe: {entry.claim.believed}", width)
-            lines += _indented(f"measured: {entry.evidence}", width)
+                lines += item(f"      easy to believe: {entry.claim.believed}", 6)
+            lines += item(f"      measured: {entry.evidence}", 6)
     false = [entry for entry in checked if not entry.holds]
     return "\n".join([*lines, f"\n{len(checked)} claims, {len(false)} false"]).strip()
 
@@ -103,27 +97,23 @@ def in_words(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):
-        return _dict_in_words(value)
+        texts = [in_words(part) for part in value.values()]
+        if len(texts) > 2 and len(set(texts)) == 1:
+            return f"{texts[0]} for each of {', '.join(map(in_words, value))}"
+        return "; ".join(f"{in_words(key)}: {text}" for key, text in zip(value, texts, strict=True))
     if isinstance(value, (list, tuple, set, frozenset)):
         return _sequence_in_words(value)
     return str(value)
-
-
-def _dict_in_words(value: dict[Any, Any]) -> str:
-    texts = [in_words(item) for item in value.values()]
-    if len(texts) > 2 and len(set(texts)) == 1:
-        return f"{texts[0]} for each of {', '.join(map(in_words, value))}"
-    return "; ".join(f"{in_words(key)}: {text}" for key, text in zip(value, texts, strict=True))
 
 
 def _sequence_in_words(value: Any) -> str:
     items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else list(value)
     if not items:
         return "none"
-    plain = all(isinstance(item, int) and not isinstance(item, bool) for item in items)
+    plain = all(isinstance(part, int) and not isinstance(part, bool) for part in items)
     if isinstance(value, tuple) and plain and len(items) > 1:
         return " x ".join(map(str, items))  # a shape
-    texts = [in_words(item) for item in items]
+    texts = [in_words(part) for part in items]
     if len(texts) > MANY:
         return f"{len(texts)} entries, from {texts[0]} to {texts[-1]}"
     if len(texts) > 3 and len(set(texts)) == 1:
@@ -131,5 +121,6 @@ def _sequence_in_words(value: Any) -> str:
     return ("; " if any("," in text for text in texts) else ", ").join(texts)
 
 
-def _indented(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+def item(text: str, indent: int) -> list[str]:
+    """The lines of a text in a terminal, all but the first one indented."""
+    return textwrap.wrap(text, 110, subsequent_indent=" " * indent)

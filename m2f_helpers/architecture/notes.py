@@ -1,7 +1,7 @@
 """The installed source, annotated: notes anchored to its lines, and the shapes that a real run left beside them.
 
-Built for notebook 03. The notes live in `notes.json`: for every function a list of notes, each tied to a piece of text
-that stands on exactly one line of the function. If the library changes under a note, `resolve_notes` says which one.
+The notes live in `notes.json`: for every function a list of notes, each tied to a piece of text that stands on exactly
+one line of the function. If the library changes under a note, `resolve_notes` says which one.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ RELATIVES = [
     "mmdet.models.layers.transformer.detr_layers:DetrTransformerDecoder.forward",
     "mmdet.models.layers.transformer.detr_layers:DetrTransformerDecoderLayer.forward",
     "mmdet.models.layers.transformer.deformable_detr_layers:DeformableDetrTransformerEncoder.forward",
-    "mmdet.models.layers.transformer.deformable_detr_layers:"
-    "DeformableDetrTransformerEncoder.get_encoder_reference_points",
+    "mmdet.models.layers.transformer.deformable_detr_layers:DeformableDetrTransformerEncoder."
+    "get_encoder_reference_points",
     "mmseg.models.segmentors.encoder_decoder:EncoderDecoder.slide_inference",
     "mmdet.models.task_modules.samplers.mask_pseudo_sampler:MaskPseudoSampler.sample",
     "mmcv.cnn.bricks.transformer:FFN.forward",
@@ -111,19 +111,14 @@ class StaleComment:
 @cache
 def covered() -> tuple[Covered, ...]:
     """The annotated functions, in the order in which the data flows."""
-    return tuple(
-        Covered(entry["module"], entry["qualname"], entry["part"], entry["summary"]) for entry in _file()["functions"]
-    )
+    return tuple(Covered(*(row[key] for key in ("module", "qualname", "part", "summary"))) for row in _functions())
 
 
 @cache
 def load_notes() -> tuple[Note, ...]:
     """All notes, in file order."""
-    return tuple(
-        Note(entry["module"], entry["qualname"], note["at"], note["note"], note.get("paper"))
-        for entry in _file()["functions"]
-        for note in entry["notes"]
-    )
+    notes = [(row, note) for row in _functions() for note in row["notes"]]
+    return tuple(Note(r["module"], r["qualname"], n["at"], n["note"], n.get("paper")) for r, n in notes)
 
 
 def covered_functions() -> list[Callable[..., Any]]:
@@ -137,11 +132,7 @@ def uncovered_relatives() -> list[Callable[..., Any]]:
 
 
 def resolve_notes(notes: Iterable[Note] | None = None, root: Path | None = None) -> dict[Note, int]:
-    """Line number of every note in the installed libraries.
-
-    Args:
-        notes: default: all of `load_notes`.
-        root: a folder to read the packages' sources from, in place of the installed ones.
+    """Line number of every note, default: all, in the installed libraries or in the sources below `root`.
 
     Raises: ValueError that names the note if its anchor stands on no line of the function, or on more than one.
     """
@@ -175,12 +166,9 @@ def lines_without_shape(record: ShapeRecord) -> list[str]:
 
 
 def stale_comments(record: ShapeRecord) -> list[StaleComment]:
-    """Comments of the covered functions that name a shape which the run contradicts.
+    """Comments of the covered functions that name a shape which the run contradicts, one entry per line.
 
-    Args:
-        record: of a real run.
-
-    Returns: one entry per line; judged are the number of dimensions and the positions of batch size and queries.
+    Judged are the number of dimensions and the positions of batch size and queries.
     """
     sizes = run_sizes(record)
     traced = [entry for entry in covered() if entry.name in record]
@@ -188,8 +176,8 @@ def stale_comments(record: ShapeRecord) -> list[StaleComment]:
 
 
 @cache
-def _file() -> dict[str, Any]:
-    return json.loads(Path(__file__).with_name("notes.json").read_text(encoding="utf-8"))
+def _functions() -> list[dict[str, Any]]:
+    return json.loads(Path(__file__).with_name("notes.json").read_text(encoding="utf-8"))["functions"]
 
 
 def _load(name: str) -> Callable[..., Any]:
@@ -217,7 +205,10 @@ def stale_in(name: str, trace: FunctionTrace, sizes: dict[str, int]) -> list[Sta
         says = _shape_comment(trace.source, statement)
         for runs in trace.seen.get(statement.first, {}).values():
             shape = runs[-1].shape
-            if says and shape is not None and not _agrees(says, shape, sizes):
+            if not says or shape is None:
+                continue
+            pairs = zip(says, shape, strict=False)
+            if len(says) != len(shape) or any(sizes.get(name, size) != size for name, size in pairs):
                 found.append(StaleComment(name, statement.first, f"({', '.join(says)})", runs[-1].text))
                 break
     return found
@@ -234,12 +225,6 @@ def _shape_comment(source: FunctionSource, statement: Statement) -> list[str] | 
     if not shapes or re.search(r"\.\.\.|\[", shapes[-1]) or "shape" not in " ".join(block):
         return None
     return [part.strip() for part in shapes[-1].split(",") if part.strip()]
-
-
-def _agrees(says: list[str], shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
-    if len(says) != len(shape):
-        return False
-    return all(sizes[name] == size for name, size in zip(says, shape, strict=True) if name in sizes)
 
 
 def note_source(note: Note, root: Path | None) -> FunctionSource:

@@ -6,7 +6,6 @@ import html
 import re
 import textwrap
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -29,7 +28,6 @@ from m2f_helpers.architecture.notes import (
 from m2f_helpers.architecture.tracing import (
     FunctionSource,
     FunctionTrace,
-    Seen,
     ShapeRecord,
     function_source,
     plain_function,
@@ -73,14 +71,12 @@ def symbol_table(record: ShapeRecord) -> pd.DataFrame:
 
 def claims_page(checked: Iterable[Checked]) -> HTML:
     """All checked claims, folded by group, with what is easy to believe instead and what was measured, in words."""
-    folded = []
+    parts = []
     for title, entries in by_group(checked).items():
         false = sum(not entry.holds for entry in entries)
-        verdict = f"{false} FALSE" if false else "all hold"
-        rows = "".join(_claim_html(entry) for entry in entries)
-        label = f"{html.escape(title)}: {len(entries)} statements, {verdict}"
-        folded.append(f"<details><summary>{label}</summary>{rows}</details>")
-    return HTML(_style() + f'<div class="m2f-index">{"".join(folded)}</div>')
+        label = f"{title}: {len(entries)} statements, {f'{false} FALSE' if false else 'all hold'}"
+        parts.append(_folded(label, map(_claim_html, entries)))
+    return _index(parts)
 
 
 def write_up(checked: Iterable[Checked] | None = None, index: str = "") -> HTML:
@@ -95,23 +91,24 @@ def write_up(checked: Iterable[Checked] | None = None, index: str = "") -> HTML:
     parts = [f"<p>{len(found)} statements: {total}.</p>"]
     for section in dict.fromkeys(answer.statement.section for answer in found):
         own = [answer for answer in found if answer.statement.section == section]
-        rows = "".join(_answer_html(answer, index) for answer in own)
-        label = f"{html.escape(section)}: {len(own)} statements"
-        parts.append(f"<details><summary>{label}</summary>{rows}</details>")
-    return HTML(_style() + f'<div class="m2f-index">{"".join(parts)}</div>')
+        parts.append(_folded(f"{section}: {len(own)} statements", (_answer_html(answer, index) for answer in own)))
+    return _index(parts)
 
 
 def source_index(record: ShapeRecord | None = None) -> HTML:
-    """All annotated functions, in the order of the data, each folded under its name; needs no kernel, no JavaScript.
+    """All annotated functions, in the order of the data, each folded under its name; needs no kernel, no JavaScript."""
+    functions = [plain_function(function) for function in covered_functions()]
+    names = [f"{function.__qualname__} ({function.__module__})" for function in functions]
+    pages = [_html(function, record, ids=True) for function in functions]
+    return _index([_folded(name, [page]) for name, page in zip(names, pages, strict=True)])
 
-    Args:
-        record: as for `annotated_source`.
-    """
-    folded = []
-    for function in map(plain_function, covered_functions()):
-        label = html.escape(f"{function.__qualname__} ({function.__module__})")
-        folded.append(f"<details><summary>{label}</summary>{_html(function, record, ids=True)}</details>")
-    return HTML(_style() + '<div class="m2f-index">' + "".join(folded) + "</div>")
+
+def _folded(label: str, rows: Iterable[str]) -> str:
+    return f"<details><summary>{html.escape(label)}</summary>{''.join(rows)}</details>"
+
+
+def _index(parts: list[str]) -> HTML:
+    return HTML(f'{_style()}<div class="m2f-index">{"".join(parts)}</div>')
 
 
 def line_id(function: str, line: int) -> str:
@@ -119,52 +116,16 @@ def line_id(function: str, line: int) -> str:
     return f"m2f-{function.replace('.', '-')}-{line}"
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One line of the page."""
+def _shown(texts: list[str]) -> str:
+    """What a name held when its line ran several times: the different values in the order of their first appearance.
 
-    line: int
-    times: str
-    idle: bool
-    shapes: tuple[str, ...]
-    warnings: tuple[str, ...]
-    notes: tuple[Note, ...]
-    docstring: bool
-
-
-def _parts(
-    function: Any, record: ShapeRecord | None
-) -> tuple[FunctionSource, FunctionTrace | None, dict[int, list[Note]]]:
-    source = function_source(function)
-    name = f"{source.module}.{source.name}"
-    mine = [note for note in load_notes() if f"{note.module}.{note.qualname}" == name]
-    by_line: dict[int, list[Note]] = {}
-    for note, line in resolve_notes(mine).items():
-        by_line.setdefault(line, []).append(note)
-    trace = record[name] if record is not None and name in record else None
-    return source, trace, by_line
-
-
-def _rows(
-    source: FunctionSource, trace: FunctionTrace | None, notes: dict[int, list[Note]], sizes: dict[str, int]
-) -> list[_Row]:
-    stale = {entry.line: entry for entry in (stale_in(source.name, trace, sizes) if trace else [])}
-    rows = []
-    for line in range(source.first, source.last + 1):
-        statement = source.statements.get(line)
-        first = statement is None or statement.first == line
-        rows.append(
-            _Row(
-                line=line,
-                times=f"{trace.count(line)}x" if trace and statement and first and trace.count(line) else "",
-                idle=bool(trace and _idle(trace, line)),
-                shapes=_shape_texts(trace.seen.get(line, {})) if trace and first else (),
-                warnings=(f"the comment above says {stale[line].says}",) if line in stale else (),
-                notes=tuple(notes.get(line, [])),
-                docstring=source.docstring[0] <= line <= source.docstring[1],
-            )
-        )
-    return rows
+    Of a list that got one entry more each time only the last state says something new.
+    """
+    different = list(dict.fromkeys(texts))
+    counts = [int(size[1]) for text in different if (size := re.match(r"list of (\d+)", text))]
+    if len(counts) == len(different) > 1 and counts == sorted(set(counts)):
+        return f"{different[-1]} (grew from {counts[0]})"
+    return " | ".join(different[:3]) + (f" | ... {len(different)} different" if len(different) > 3 else "")
 
 
 def _idle(trace: FunctionTrace, line: int) -> bool:
@@ -175,38 +136,39 @@ def _idle(trace: FunctionTrace, line: int) -> bool:
     return line in statements and not trace.count(line)
 
 
-def _shape_texts(seen: dict[str, list[Seen]]) -> tuple[str, ...]:
-    """One text per name; if a line ran several times, its different values in the order of their first appearance."""
-    texts = []
-    for name, runs in seen.items():
-        if name in ("self", "_"):
-            continue
-        different = list(dict.fromkeys(run.text for run in runs))
-        shown = " | ".join(different[:3]) + (f" | ... {len(different)} different" if len(different) > 3 else "")
-        texts.append(f"{'returns' if name == 'return' else name}: {_grown(different) or shown}")
-    return tuple(texts)
-
-
-def _grown(texts: list[str]) -> str:
-    """A list that got one entry more each time, as one text: only its last state says something new."""
-    sizes = [re.match(r"list of (\d+)", text) for text in texts]
-    counts = [int(size[1]) for size in sizes if size]
-    steady = len(counts) == len(texts) > 1 and counts == sorted(set(counts))
-    return f"{texts[-1]} (grew from {counts[0]})" if steady else ""
+def _side(line: int, trace: FunctionTrace | None, says: str, notes: list[Note]) -> str:
+    """What stands beside a line: shapes, a comment of the library that the run contradicts, notes."""
+    statement = trace.source.statements.get(line) if trace else None
+    parts = []
+    if trace and (statement is None or statement.first == line):
+        for name, runs in trace.seen.get(line, {}).items():
+            if name not in ("self", "_"):
+                text = f"{'returns' if name == 'return' else name}: {_shown([run.text for run in runs])}"
+                parts.append(f'<div class="shape">{html.escape(text)}</div>')
+    if says:
+        parts.append(f'<div class="stale">{html.escape(f"the comment above says {says}")}</div>')
+    return "".join([*parts, *(f'<div class="note">{note_html(note)}</div>' for note in notes)])
 
 
 def _html(function: Any, record: ShapeRecord | None, only: range | None = None, ids: bool = False) -> str:
-    source, trace, notes = _parts(function, record)
-    name = f"{source.module}.{source.name}" if ids else ""
+    source = function_source(function)
+    name = f"{source.module}.{source.name}"
+    trace = record[name] if record is not None and name in record else None
+    mine = [note for note in load_notes() if f"{note.module}.{note.qualname}" == name]
+    notes: dict[int, list[Note]] = {}
+    for note, line in resolve_notes(mine).items():
+        notes.setdefault(line, []).append(note)
+    stale = {entry.line: entry.says for entry in (stale_in(source.name, trace, run_sizes(record)) if trace else [])}
     shown = only or range(source.first, source.last + 1)
     text = "\n".join(source.lines[shown[0] - source.first : shown[-1] - source.first + 1])
     text = textwrap.dedent(text) if only else text  # an excerpt begins at the left
-    rows = _rows(source, trace, notes, run_sizes(record or ShapeRecord({})))[shown[0] - source.first :]
     coloured = highlight(text, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).split("\n")
     body, docstring = [], []
-    for row, plain, code in zip(rows, text.split("\n"), coloured, strict=False):
-        (docstring if row.docstring else body).append(_row_html(row, plain, code, permalink(source, row.line), name))
-        if row.line == source.docstring[1]:
+    for line, plain, code in zip(shown, text.split("\n"), coloured, strict=False):
+        side = _side(line, trace, stale.get(line, ""), notes.get(line, []))
+        row = _row_html(source, trace, line, plain, code, side, f' id="{line_id(name, line)}"' if ids else "")
+        (docstring if source.docstring[0] <= line <= source.docstring[1] else body).append(row)
+        if line == source.docstring[1]:
             lines = "1 line" if len(docstring) == 1 else f"{len(docstring)} lines"
             body.append(f"<details><summary>docstring, {lines}</summary>{''.join(docstring)}</details>")
     place = f", lines {only[0]} to {only[-1]} of {source.first} to {source.last}" if only else ""
@@ -215,19 +177,20 @@ def _html(function: Any, record: ShapeRecord | None, only: range | None = None, 
     return f'<div class="m2f-src"><div class="head">{title}</div>{"".join(body)}</div>'
 
 
-def _row_html(row: _Row, plain: str, code: str, link: str | None, name: str = "") -> str:
-    own = f' id="{line_id(name, row.line)}"' if name else ""
-    number = f'<a href="{link}" target="_blank" rel="noopener">{row.line}</a>' if link else str(row.line)
-    side = [f'<div class="shape">{html.escape(shape)}</div>' for shape in row.shapes]
-    side += [f'<div class="stale">{html.escape(warning)}</div>' for warning in row.warnings]
-    side += [f'<div class="note">{note_html(note)}</div>' for note in row.notes]
-    kind = "row idle" if row.idle else "row"
+def _row_html(
+    source: FunctionSource, trace: FunctionTrace | None, line: int, plain: str, code: str, side: str, own: str
+) -> str:
+    link, statement = permalink(source, line), source.statements.get(line)
+    number = f'<a href="{link}" target="_blank" rel="noopener">{line}</a>' if link else str(line)
+    count = trace.count(line) if trace and statement and statement.first == line else 0
+    kind = "row idle" if trace and _idle(trace, line) else "row"
     indent = len(plain) - len(plain.lstrip()) + 4  # where a wrapped line goes on: a hanging indent
     hang = f"padding-left:{indent}ch;text-indent:-{indent}ch"
     # <pre>: elsewhere nbconvert drops text that is only white space, and with it the indentation.
     return (
-        f'<div class="{kind}"{own}><span class="no">{number}</span><span class="times">{row.times}</span>'
-        f'<pre style="{hang}">{code or " "}</pre><div>{"".join(side)}</div></div>'
+        f'<div class="{kind}"{own}><span class="no">{number}</span>'
+        f'<span class="times">{f"{count}x" if count else ""}</span>'
+        f'<pre style="{hang}">{code or " "}</pre><div>{side}</div></div>'
     )
 
 

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from m2f_helpers.architecture.claims import Checked
+from m2f_helpers.architecture.claims import Checked, item
 from m2f_helpers.architecture.notes import covered, permalink, repository_link
 from m2f_helpers.architecture.reference import config_file
 from m2f_helpers.architecture.tracing import function_source
@@ -80,13 +79,7 @@ def statements() -> tuple[Statement, ...]:
 
 
 def answers(checked: Iterable[Checked]) -> list[Answer]:
-    """Every statement with its evidence.
-
-    Args:
-        checked: all claims, from `claims.check`.
-
-    Raises: KeyError if a claim that a statement needs is not among them.
-    """
+    """Every statement with its evidence, from all claims. KeyError if one that a statement needs is not among them."""
     by_name = {entry.claim.name: entry for entry in checked}
     return [Answer(row, tuple(by_name[name] for name in row.claims)) for row in statements()]
 
@@ -97,7 +90,7 @@ def verdicts(found: Iterable[Answer]) -> dict[str, int]:
     return {verdict: counts[verdict] for verdict in VERDICTS}
 
 
-def write_up_text(found: Iterable[Answer], width: int = 110) -> str:
+def write_up_text(found: Iterable[Answer]) -> str:
     """The page for a terminal."""
     found = list(found)
     lines, section = [], ""
@@ -106,13 +99,12 @@ def write_up_text(found: Iterable[Answer], width: int = 110) -> str:
         if row.section != section:
             section = row.section
             lines.append(f"\n{section}")
-        lines += textwrap.wrap(f"{row.id:4} said: {row.said}", width, subsequent_indent=" " * 5)
         place = f" ({row.place.label}, line {row.place.line})" if row.place else ""
-        parts = [
-            f"{row.verdict}{'' if answer.holds else ', BUT THE EVIDENCE FAILED'}: {row.correct}".rstrip(": ") + place
-        ]
-        for part in [*parts, *answer.evidence]:
-            lines += textwrap.wrap(part, width, initial_indent=" " * 5, subsequent_indent=" " * 5)
+        failed = "" if answer.holds else ", BUT THE EVIDENCE FAILED"
+        lines += item(f"{row.id:4} said: {row.said}", 5)
+        lines += item(f"     {row.verdict}{failed}: {row.correct}".rstrip(": ") + place, 5)
+        for text in answer.evidence:
+            lines += item(f"     {text}", 5)
     total = ", ".join(f"{number} {verdict}" for verdict, number in verdicts(found).items())
     return "\n".join([*lines, f"\n{len(found)} statements: {total}"]).strip()
 

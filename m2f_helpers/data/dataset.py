@@ -49,6 +49,7 @@ class PairDataset(BaseSegDataset):
         self.split = split
         metainfo = metainfo or ade20k_palette().meta
         self.from_disk = classes_on_disk(metainfo, on_disk, ignored, reduce_zero_label).from_disk
+        options.setdefault("serialize_data", False)  # paths are small; packing them would call `gc.collect`
         super().__init__(data_root=data_root, metainfo=metainfo, reduce_zero_label=reduce_zero_label, **options)
 
     def _join_prefix(self) -> None:

@@ -75,21 +75,16 @@ def pairwise_dice(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def choose_points(mask_logits: Tensor, num_points: int, oversample: float = 3.0, unsure: float = 0.75) -> Tensor:
+def choose_points(mask_logits: Tensor, num_points: int) -> Tensor:
     """Points where the masks are least sure, and some anywhere: `(n, P, 2)` for `(n, h, w)` (PointRend, 1912.08193).
 
-    mmdet: `get_uncertain_point_coords_with_randomness`.
-
-    Args:
-        mask_logits: one mask per row.
-        num_points: P.
-        oversample: so many times P candidates are drawn.
-        unsure: this part of the P points are the candidates nearest to 0; the rest is drawn anew.
+    mmdet: `get_uncertain_point_coords_with_randomness`. Of three times P candidates the nearest to 0 are three
+    quarters of the points; the rest is drawn anew.
     """
     count, device = len(mask_logits), mask_logits.device
-    candidates = torch.rand(count, int(num_points * oversample), 2, device=device)
+    candidates = torch.rand(count, 3 * num_points, 2, device=device)
     certainty = sample(mask_logits, candidates).abs()
-    least = certainty.topk(int(unsure * num_points), largest=False).indices  # (n, 3/4 P)
+    least = certainty.topk(int(0.75 * num_points), largest=False).indices  # (n, 3/4 P)
     kept = candidates.gather(1, least[..., None].expand(-1, -1, 2))
     return torch.cat((kept, torch.rand(count, num_points - kept.shape[1], 2, device=device)), 1)
 

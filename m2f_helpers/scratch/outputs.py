@@ -85,7 +85,6 @@ def panoptic(
     things: Collection[int],
     min_score: float = 0.8,
     min_visible: float = 0.8,
-    inside_only: bool = False,
 ) -> tuple[Tensor, list[Segment]]:
     """Each pixel belongs to one segment or to none. mmdet: `MaskFormerFusionHead.panoptic_postprocess`.
 
@@ -96,7 +95,6 @@ def panoptic(
             merged into one segment.
         min_score: queries whose best class is less probable, or "no object", are left out.
         min_visible: a query is left out if a smaller part of its mask remains after the others took theirs.
-        inside_only: give a pixel only to a query whose mask is above one half there.
 
     Returns: numbers of segments `(H, W)` int64, `NOTHING` where none is, and the segments in that order.
     """
@@ -118,7 +116,7 @@ def panoptic(
         number = len(segments) if class_id in things else stuff.setdefault(class_id, len(segments))
         if number == len(segments):
             segments.append(Segment(number, class_id, float(scores[query])))
-        result[own & whole if inside_only else own] = number
+        result[own] = number
     return result, segments
 
 

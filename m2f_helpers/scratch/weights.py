@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from m2f_helpers.checkpoints import read_checkpoint
 
 LEVELS, POINTS = 3, 4  # feature levels and sampling points, the same in every published Mask2Former
 
@@ -67,7 +68,7 @@ def read(source: Any, groups: int) -> tuple[dict[str, Tensor], Sizes]:
         groups = next((m.num_groups for m in source.modules() if isinstance(m, nn.GroupNorm)), groups)
         source = source.state_dict()
     elif isinstance(source, (str, Path)):
-        source = _load(source)
+        source = read_checkpoint(source)
     state = rename(source.get("state_dict", source))
     try:
         return state, _sizes(state, groups)
@@ -84,13 +85,6 @@ def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         half = tensor.dtype in (torch.float16, torch.bfloat16)  # saved small; computed with in full
         renamed[name] = tensor.float() if half else tensor
     return renamed
-
-
-def _load(path: str | Path) -> Mapping[str, Any]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError):
-        raise ValueError(f"{path} is not a checkpoint that torch can read with weights_only=True") from None
 
 
 def _sizes(state: Mapping[str, Tensor], groups: int) -> Sizes:

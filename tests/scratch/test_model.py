@@ -106,7 +106,7 @@ def test_every_tensor_counts():
 
 def test_a_file_that_is_no_checkpoint(tmp_path):
     (tmp_path / "page.pth").write_text("<html>")
-    with pytest.raises(ValueError, match=r"page\.pth is not a checkpoint"):
+    with pytest.raises(ValueError, match=r"page\.pth is a web page"):
         Mask2Former.from_mmseg(tmp_path / "page.pth")
 
 

@@ -6,7 +6,6 @@ import ast
 import base64
 import json
 import os
-import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from papermill.exceptions import PapermillExecutionError
 from m2f_helpers import export, files
 from m2f_helpers.palette import ade20k_palette, load_palette
 from m2f_helpers.profiles import get_profile
-from m2f_helpers.quiet import shortened
+from m2f_helpers.quiet import one_line, shortened
 from m2f_helpers.records import read_records, shown
 from m2f_helpers.resources import resource
 
@@ -224,7 +223,7 @@ def _where(failure: Exception) -> str:
     if isinstance(failure, PapermillExecutionError):
         head = next((line for line in failure.source.splitlines() if line.strip()), "")
         return f"cell {failure.cell_index} ({head.strip()[:60]!r}): {failure.ename}: {failure.evalue}"
-    return re.sub(r"\s+", " ", str(failure))[:300]
+    return one_line(failure, 300)
 
 
 def export_figures(notebook: Any, folder: Path) -> list[Path]:

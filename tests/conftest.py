@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +18,49 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two test processes, and each torch wo
 
 import nbformat
 import pytest
+from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
 import m2f_helpers  # noqa: F401  first of all: registers the stand-in for mmcv's compiled ops
 from m2f_helpers import execution, exercises
 from m2f_helpers.classroom.cells import read_exercises
 
-# What is expensive is made once per suite: the tests that use it go to one process. Longest first.
-TOGETHER = {
-    "tutorial": ("test_notebooks.py", "test_prose_numbers.py", "browser/test_pages.py", "browser/test_site.py"),
-    "real": ("test_notebooks_real.py",),
-    "evidence": ("architecture/",),
+# Which tests go to one process, by a pattern of their names: what one of them makes, the others use. Longest first; the
+# site needs what the first two have executed.
+GROUPS = {
+    "training": r"test_notebooks\.py.*\b(test_)?0[2457]_",
+    "reading": r"test_notebooks\.py|browser/test_(pages|lab_notebooks)\.py",
+    "real": r"test_notebooks_real\.py",
+    "evidence": r"architecture/",
+    "site": r"browser/test_site\.py|test_prose_numbers\.py",
 }
+FIRST = {"04_finetune": ["02_resize_ade20k"], "05_inference": ["04_finetune"], "07_from_scratch": ["04_finetune"]}
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 SAMPLE = ROOT.parent / "shared" / "ade20k_sample"
 
 
 class Together(LoadScopeScheduling):
-    """Hands out whole files, and the files of `TOGETHER` as one."""
+    """Hands out whole files, and the tests of one of the `GROUPS` as one."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
 
 
 def group_of(nodeid: str) -> str:
-    """`"tutorial"` for tests/test_notebooks.py::test_03, the file itself where it shares nothing."""
-    path = nodeid.split("::")[0].removeprefix("tests/")
-    return next((name for name, paths in TOGETHER.items() if path.startswith(paths)), path)
+    """`"training"` for tests/test_notebooks.py::test_04_finetune, the file itself where it is in no group."""
+    found = (name for name, pattern in GROUPS.items() if re.search(pattern, nodeid))
+    return next(found, nodeid.split("::")[0])
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """The groups by file: marks of pytest-xdist 3.8 do not reach its scheduler under pytest 9.2."""
+    """The groups by name: marks of pytest-xdist 3.8 do not reach its scheduler under pytest 9.2."""
     return Together(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The groups that take longest come first."""
-    items.sort(key=lambda item: (*TOGETHER, group_of(item.nodeid)).index(group_of(item.nodeid)))
-
-
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> None:
-    """What is made once may be asked for only where it is made."""
-    name = {"runs": "tutorial"}.get(fixturedef.argname, fixturedef.argname)
-    group = group_of(request._pyfuncitem.nodeid)
-    assert name not in TOGETHER or name == group, f"{request._pyfuncitem.nodeid} uses {name}: name its file in TOGETHER"
+    items.sort(key=lambda item: (*GROUPS, group_of(item.nodeid)).index(group_of(item.nodeid)))
 
 
 @pytest.fixture(scope="session")
@@ -95,31 +97,54 @@ def verdicts(notebook: Any) -> list[tuple[str, bool]]:
     return [(entry["exercise"], entry["right"]) for entry in found]
 
 
-def run_all(out: Path, data: Path | None = None, wanted: tuple[str, ...] = ()) -> dict[str, execution.NotebookRun]:
-    """Run the five notebooks, or those named, into `out`; one that fails is returned with its error for its own test.
+class Executed(Mapping[str, execution.NotebookRun]):
+    """Notebooks, executed when they are first asked for, once in all test processes together.
 
-    Below each exercise stands a cell more, with the solution.
+    Below each exercise stands a cell more, with the solution. One that fails is there with its error, for its own test.
     """
-    common = {"PROFILE": "demo", "DATA_DIR": str(data) if data else "", "OUT_DIR": str(out)}
-    runs, sources = {}, out / "solved"
-    sources.mkdir(exist_ok=True)
-    for name, path in execution.find_notebooks(wanted).items():
-        nbformat.write(with_solutions(nbformat.read(path, as_version=4)), sources / path.name)
-        runs[name] = execution.run_notebook(name, sources / path.name, out, common)
-    return runs
+
+    def __init__(self, out: Path, names: Sequence[str], **parameters: Any) -> None:
+        self.out, self.names, self.parameters = out, names, {"PROFILE": "demo", "OUT_DIR": str(out), **parameters}
+        (out / "solved").mkdir(parents=True, exist_ok=True)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, name: str) -> execution.NotebookRun:
+        for earlier in FIRST.get(name, ()):
+            self[earlier]
+        known, source = self.out / "solved" / f"{name}.json", self.out / "solved" / f"{name}.ipynb"
+        with FileLock(f"{known}.lock"):
+            if not known.exists():
+                nbformat.write(with_solutions(nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)), source)
+                run = execution.run_notebook(name, source, self.out, self.parameters)
+                known.write_text(json.dumps(asdict(run), default=str), encoding="utf-8")
+        found = json.loads(known.read_text(encoding="utf-8"))
+        return execution.NotebookRun(**{**found, "path": Path(found["path"])})
 
 
 @pytest.fixture(scope="session")
-def tutorial(tmp_path_factory) -> dict[str, execution.NotebookRun]:
-    """All five notebooks, executed once, as `make tutorial` does, and then the optional ones in the same folder."""
-    out = tmp_path_factory.mktemp("tutorial")
-    return run_all(out) | run_all(out, wanted=("06", "07"))
+def of_all_processes(tmp_path_factory) -> Path:
+    """A folder that the test processes share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
-def real(tmp_path_factory, ade20k_sample) -> dict[str, execution.NotebookRun]:
-    """The same on the two real ADE20K pairs."""
-    return run_all(tmp_path_factory.mktemp("real"), data=ade20k_sample)
+def tutorial(of_all_processes) -> Executed:
+    """The five notebooks, as `make tutorial` runs them, and the optional ones; the learning curve of 06 is short."""
+    names = [path.stem for path in sorted(NOTEBOOKS.glob("0*.ipynb"))]
+    return Executed(of_all_processes / "tutorial", names, CURVE_STEPS=10)
+
+
+@pytest.fixture(scope="session")
+def real(of_all_processes, ade20k_sample) -> Executed:
+    """Those that use a data folder, on the two real ADE20K pairs; the model of 03 is traced on a small input."""
+    names = ["02_resize_ade20k", "03_architecture", "04_finetune", "05_inference"]
+    return Executed(of_all_processes / "real", names, DATA_DIR=str(ade20k_sample), INPUT_SIZE=128)
 
 
 @pytest.fixture(scope="session")

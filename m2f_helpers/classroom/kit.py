@@ -173,7 +173,7 @@ def resolve(own: Path, python: str, platform: str, torch_from: str | None = None
         while asked:
             asked = ["--find-links", str(work / "stub"), *asked]
             found = report(work, asked, python, platform, pins | {"torch": stub}) | found
-            asked = missing_on_target(found, environment)
+            asked = sorted(needed_on_target(found, environment) - set(found))
     stay = needed_on_target(found, environment) - {"m2f-helpers"}
     return [as_wheel(entry) for name, entry in sorted(found.items()) if name in stay]
 
@@ -226,11 +226,6 @@ def needed_on_target(found: dict[str, dict[str, Any]], environment: dict[str, st
             for requirement in requires(found[name], environment, seen[name]):
                 queue.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
     return set(seen)
-
-
-def missing_on_target(found: dict[str, dict[str, Any]], environment: dict[str, str]) -> list[str]:
-    """Names that the target needs and this machine did not ask for."""
-    return sorted(needed_on_target(found, environment) - set(found))
 
 
 def write_stub(work: Path, name: str, version: str) -> str:

@@ -16,16 +16,9 @@ def main(path: str, seconds: str) -> None:
     def save(**_: object) -> None:
         nbformat.write(notebook, path)
 
-    client = NotebookClient(
-        notebook,
-        timeout=int(seconds),
-        interrupt_on_timeout=True,
-        allow_errors=True,
-        kernel_name="python3",
-        on_cell_executed=save,
-        resources={"metadata": {"path": str(Path.cwd())}},
-    )
-    client.execute()
+    options = {"timeout": int(seconds), "interrupt_on_timeout": True, "allow_errors": True, "kernel_name": "python3"}
+    place = {"metadata": {"path": str(Path.cwd())}}
+    NotebookClient(notebook, **options, on_cell_executed=save, resources=place).execute()
     save()
 
 

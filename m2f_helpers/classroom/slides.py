@@ -22,15 +22,6 @@ TALL = 12  # a code cell with more lines is folded on its slide
 ROOM = 19  # lines of text that a slide holds
 WIDTH = 100  # letters in one of them
 FORMULA = re.compile(r"\$\$.*?\$\$", re.S)
-# What is a little too high for its slide becomes smaller; what is still too high can be scrolled.
-FIT = """
-function fit() {
-  const slide = Reveal.getCurrentSlide();
-  for (let zoom = 1; zoom > 0.6 && slide.scrollHeight > slide.clientHeight + 2; zoom -= 0.05)
-    for (const part of slide.children) part.style.zoom = zoom;
-}
-Reveal.on('ready', fit); Reveal.on('slidechanged', fit);
-"""
 
 
 def page(executed: Any, title: str, texts: Sequence[Any]) -> str:
@@ -45,7 +36,19 @@ def page(executed: Any, title: str, texts: Sequence[Any]) -> str:
         heading = re.match(r"##? (.+)$", cells[0].source, re.M) if cells[0].cell_type == "markdown" else None
         where, current = (heading[1], notes.get(heading[1])) if heading else (where, current)
         slides.append(_slide(cells, current, "" if heading else where))
-    return _frame(html.escape(title), "\n".join(slides))
+    pages = "\n".join(slides)
+    style, script = (resource(f"classroom/texts/slides.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)} · slides</title>
+<style>{_library("dist/reveal.css")}</style><style>{_library("dist/theme/white.css")}</style><style>{style}</style></head>
+<body><div class="reveal"><div class="slides">
+{pages}
+</div></div>
+<script>{_library("dist/reveal.js")}</script><script>{_library("plugin/notes/notes.js")}</script>
+<script>{script}</script>
+</body></html>
+"""
 
 
 def _library(path: str) -> str:
@@ -146,19 +149,3 @@ def _aside(section: Any) -> str:
     rows += [f"<p>Seen: {html.escape(seen)} Say: {html.escape(say)}</p>" for seen, say in section.mistakes]
     rows += [f"<p>Ask: {html.escape(question)}</p>" for question in section.questions]
     return f'<aside class="notes">{"".join(rows)}</aside>'
-
-
-def _frame(title: str, slides: str) -> str:
-    style = resource("classroom/texts/slides.css").read_text(encoding="utf-8")
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title} · slides</title>
-<style>{_library("dist/reveal.css")}</style><style>{_library("dist/theme/white.css")}</style><style>{style}</style></head>
-<body><div class="reveal"><div class="slides">
-{slides}
-</div></div>
-<script>{_library("dist/reveal.js")}</script><script>{_library("plugin/notes/notes.js")}</script>
-<script>{FIT}
-Reveal.initialize({{hash: true, width: 1100, height: 700, center: false, plugins: [RevealNotes]}});</script>
-</body></html>
-"""

@@ -65,12 +65,9 @@ class _Seen:
 def check_data(root: str | Path, classes: Palette | None = None, limit: int | None = None) -> CheckReport:
     """Check a data set, ADE20K itself or a learner's own.
 
-    Args:
-        root: folder that `layout.read_data` can read.
-        classes: what the ids mean; None takes the folder's own, see `DataFolder.classes`.
-        limit: look at no more than so many pairs per split, spread evenly; None looks at all.
+    `root` is a folder that `layout.read_data` can read, `classes` what the ids mean; None takes the folder's own. Of
+    each split `limit` pairs are looked at, spread evenly; None looks at all.
 
-    Returns: the report; at least one pair was looked at.
     Raises: FileNotFoundError if `root` is not such a folder; ValueError if it has no pair, or for a limit below 1.
     """
     if limit is not None and limit < 1:

@@ -59,11 +59,8 @@ class Conversion:
 
     def __str__(self) -> str:
         pairs = " and ".join(f"{number} {split}" for split, number in self.pairs.items())
-        lines = [
-            f"{self.format}: {self.why}",
-            f"{pairs} pairs, {len(self.classes)} classes in {self.root}: {', '.join(self.classes)}",
-        ]
-        return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
+        made = f"{pairs} pairs, {len(self.classes)} classes in {self.root}: {', '.join(self.classes)}"
+        return "\n".join([f"{self.format}: {self.why}", made, *(f"- {note}" for note in self.notes)])
 
 
 def convert(

@@ -30,14 +30,10 @@ READERS = {"LoadImageFromFile": "LoadImage", "LoadAnnotations": "LoadLabels"}
 class PairDataset(BaseSegDataset):
     """The pairs of one split of a data folder, whatever its layout and the suffixes of its images.
 
-    Args:
-        data_root: a folder that `layout.read_data` can read.
-        split: `"training"` or `"validation"`.
-        metainfo: classes and colours, as `Palette.meta`; None means ADE20K's.
-        on_disk: ids in label files of each class; None counts from 0, or from 1 with `reduce_zero_label`.
-        ignored: ids in label files that mean "ignore".
-        reduce_zero_label: with `on_disk=None`: 0 in label files means "other".
-        **options: as for mmseg's `BaseSegDataset`.
+    `data_root` is a folder that `layout.read_data` can read, `split` `"training"` or `"validation"`. `metainfo` holds
+    classes and colours, as `Palette.meta`; None means ADE20K's. `on_disk` gives the ids in label files of each class
+    (None counts from 0, or from 1 with `reduce_zero_label`: then 0 means "other"), `ignored` those that mean "ignore".
+    The options are those of mmseg's `BaseSegDataset`.
     """
 
     def __init__(
@@ -53,6 +49,7 @@ class PairDataset(BaseSegDataset):
         self.split = split
         metainfo = metainfo or ade20k_palette().meta
         self.from_disk = classes_on_disk(metainfo, on_disk, ignored, reduce_zero_label).from_disk
+        options.setdefault("serialize_data", False)  # paths are small; packing them would call `gc.collect`
         super().__init__(data_root=data_root, metainfo=metainfo, reduce_zero_label=reduce_zero_label, **options)
 
     def _join_prefix(self) -> None:

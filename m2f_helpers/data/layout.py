@@ -70,7 +70,19 @@ class DataFolder:
         if (self.root / CLASSES_FILE).is_file():
             return read_classes(self.root / CLASSES_FILE)
         of_ade20k = set(self.layout.split(", ")) <= set(ADE20K_LAYOUT.split(", "))
-        return ade20k_palette() if of_ade20k else _palette_found(self)
+        if of_ade20k:
+            return ade20k_palette()
+        ids: set[int] = set()
+        for pair in tqdm(self.pairs, desc="looking for classes", disable=len(self.pairs) < 500):
+            with suppress(LabelError):  # `check` names the file
+                ids |= count_ids(read_label(pair.label.read_bytes())).keys()
+        found = sorted(ids - {IGNORE})
+        if len(found) < 2:
+            raise ValueError(
+                f"{self.root}: at least two classes are needed, the label maps hold the ids {found}; name them in "
+                f"{CLASSES_FILE} or with `m2f convert {self.root} NEW --classes ...`"
+            )
+        return own_palette([f"class {i}" for i in found], on_disk=found)
 
     def need(self, *splits: str) -> DataFolder:
         """Itself; ValueError if one of these splits (default: both) has no pair."""
@@ -117,21 +129,6 @@ def read_data(root: str | Path) -> DataFolder:
         reason = f"; {found.problems[0]}" if found.problems else ""
         raise ValueError(f"{root}: no image with a label map in {found.layout}{reason}")
     return found
-
-
-def _palette_found(data: DataFolder) -> Palette:
-    """One class for each id in the label maps, 255 left out."""
-    ids: set[int] = set()
-    for pair in tqdm(data.pairs, desc="looking for classes", disable=len(data.pairs) < 500):
-        with suppress(LabelError):  # `check` names the file
-            ids |= count_ids(read_label(pair.label.read_bytes())).keys()
-    found = sorted(ids - {IGNORE})
-    if len(found) < 2:
-        raise ValueError(
-            f"{data.root}: at least two classes are needed, the label maps hold the ids {found}; name them in "
-            f"{CLASSES_FILE} or with `m2f convert {data.root} NEW --classes ...`"
-        )
-    return own_palette([f"class {i}" for i in found], on_disk=found)
 
 
 def _read_splits(root: Path, labels: str, names: list[str | None]) -> DataFolder:

@@ -157,11 +157,6 @@ def check_environment(machine: Machine | None = None) -> list[Finding]:
     return [*findings, _row("matplotlib", f"backend: {backend}", "any: nothing here opens a window")]
 
 
-def is_green(findings: Iterable[Finding]) -> bool:
-    """True if nothing is wrong; notes do not count."""
-    return all(finding.verdict != "wrong" for finding in findings)
-
-
 def as_text(findings: list[Finding], width: int = 44) -> str:
     """The findings as a table in plain text: `found` and `wanted` at most `width` wide, each fix below its row."""
     first = max(len(finding.component) for finding in findings)
@@ -183,7 +178,7 @@ def main() -> int:
     """Print the table; the exit status is 0 if nothing is wrong, else 1."""
     findings = check_environment()
     print(as_text(findings))
-    return 0 if is_green(findings) else 1
+    return int(any(finding.verdict == "wrong" for finding in findings))  # notes do not count
 
 
 def _row(component: str, found: str, wanted: str, fix: str = "") -> Finding:

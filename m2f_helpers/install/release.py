@@ -8,6 +8,7 @@ Kaggle, and no notebook installs anything by a bare name, which somebody else mi
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from m2f_helpers import files
@@ -77,20 +78,16 @@ def release(address: str, root: Path) -> list[Path]:
     if not (root / "pyproject.toml").is_file() or not (root / "notebooks").is_dir():
         text = "holds no pyproject.toml beside notebooks/"
         raise ValueError(f"{root} {text}: call `m2f release` in a checkout of the project")
-    texts = {root / name: (root / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "README.md")}
     names = [path.stem for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
-    changed = {
-        root / "pyproject.toml": PYPROJECT_LINE.sub(f'home = "{address}"', texts[root / "pyproject.toml"]),
-        root / "README.md": _with_links(texts[root / "README.md"], address, names),
-    }
-    for name in names:
-        path = root / "notebooks" / f"{name}.ipynb"
-        texts[path] = path.read_text(encoding="utf-8")
-        changed[path] = _with_home(texts[path], address, name)
-    new = {path: text for path, text in changed.items() if text != texts[path]}
-    for path, text in new.items():
-        files.write(path, text)
-    return list(new)
+    edits = {root / "pyproject.toml": lambda text: PYPROJECT_LINE.sub(f'home = "{address}"', text)}
+    edits[root / "README.md"] = lambda text: _with_links(text, address, names)
+    edits |= {root / "notebooks" / f"{name}.ipynb": partial(_with_home, home=address, name=name) for name in names}
+    before = {path: path.read_text(encoding="utf-8") for path in edits}
+    after = {path: edit(before[path]) for path, edit in edits.items()}
+    changed = [path for path in edits if after[path] != before[path]]
+    for path in changed:
+        files.write(path, after[path])
+    return changed
 
 
 def pages(home: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,11 +38,11 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def runs(request) -> Path:
-    """The folder of the notebooks that this suite has executed; or the one that M2F_RUNS names."""
+def executed(request) -> Callable[[str], Path]:
+    """`executed(name)` is the file of a notebook that this suite has executed; or the one below M2F_RUNS."""
     if "M2F_RUNS" in os.environ:
-        return Path(os.environ["M2F_RUNS"])
-    return next(iter(request.getfixturevalue("tutorial").values())).path.parent
+        return lambda name: Path(os.environ["M2F_RUNS"]) / f"{name}.ipynb"
+    return lambda name: request.getfixturevalue("tutorial")[name].path
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,8 @@ class Lab:
 def lab(browser, tmp_path_factory) -> Iterator[Lab]:
     """JupyterLab in an empty folder."""
     root = tmp_path_factory.mktemp("lab")
-    (root / "work").mkdir()
+    for name in ("work", "data"):
+        (root / name).mkdir()
     for name, values in SETTINGS.items():
         path = root / "config" / "lab" / "user-settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def lab(browser, tmp_path_factory) -> Iterator[Lab]:
 @contextmanager
 def _server(root: Path) -> Iterator[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", "IPYTHONDIR": str(root / "ipython")}
-    env |= {f"JUPYTER_{kind.upper()}_DIR": str(root / kind) for kind in ("config", "runtime")}
+    env |= {f"JUPYTER_{kind.upper()}_DIR": str(root / kind) for kind in ("config", "data", "runtime")}
     env |= {"JUPYTERLAB_SETTINGS_DIR": str(root / "config" / "lab" / "user-settings")}
     env |= {"JUPYTERLAB_WORKSPACES_DIR": str(root / "workspaces")}
     options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0"]

@@ -6,6 +6,7 @@ import re
 
 import nbformat
 import pytest
+from nbformat.sign import NotebookNotary
 
 from m2f_helpers.data.scenes.dataset import make_scenes
 from tests.browser.lab import lab  # noqa: F401  a fixture
@@ -24,10 +25,9 @@ def with_values(source: str, **values) -> str:
     return source
 
 
-def open_notebook(browser, lab, name: str, cells: list[str]):  # noqa: F811
-    """A page with a notebook of these code cells, nothing run yet."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+def open_notebook(browser, lab, name: str, notebook):  # noqa: F811
+    """A page with a notebook whose outputs are trusted."""
+    NotebookNotary(data_dir=str(lab.folder.parent / "data")).sign(notebook)
     nbformat.write(notebook, lab.folder / f"{name}.ipynb")
     page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
     page.set_default_timeout(150_000)
@@ -45,18 +45,16 @@ def no_errors(page) -> bool:
 
 
 @pytest.fixture(scope="module")
-def architecture(browser, lab):  # noqa: F811
-    """Notebook 03 after Run All Cells, on the demo weights; a small input to trace, as the claims have other tests."""
-    cells = [
-        with_values(text, INPUT_SIZE=128) if "INPUT_SIZE =" in text else text for text in code_cells("03_architecture")
-    ]
-    page = open_notebook(browser, lab, "03", cells)
-    lab.run_all(page)
+def architecture(browser, lab, executed):  # noqa: F811
+    """Notebook 03 as it is after Run All Cells: executed, saved and trusted, then opened."""
+    notebook = nbformat.read(executed("03_architecture"), as_version=4)
+    page = open_notebook(browser, lab, "03", notebook)
+    page.wait_for_function("document.querySelectorAll('.m2f-index').length === 3")  # claims, write-up, source
     yield page
     page.context.close()
 
 
-def test_architecture_runs_and_every_image_has_words(architecture):
+def test_nothing_went_wrong_and_every_image_has_words(architecture):
     assert no_errors(architecture)
     images = architecture.locator(".jp-OutputArea img")
     words = [images.nth(i).get_attribute("alt") for i in range(images.count())]
@@ -103,7 +101,10 @@ def training_page(browser, lab):  # noqa: F811
     )
     cells = [next(text for text in code_cells("04_finetune") if words in text) for words in needed]
     cells[2] = with_values(cells[2], DATA_DIR="scenes", ITERATIONS=STEPS, CROP_SIZE=[96, 96])
-    page = open_notebook(browser, lab, "04", [*cells, cells[-1].replace("overwrite=True", "resume=True")])
+    cells.append(cells[-1].replace("overwrite=True", "resume=True"))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    page = open_notebook(browser, lab, "04", notebook)
     yield page
     page.context.close()
 

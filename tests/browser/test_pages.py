@@ -14,10 +14,10 @@ NAME = "03_architecture"
 
 
 @pytest.fixture(scope="module")
-def opened(browser, runs, tmp_path_factory, serve):
+def opened(browser, executed, tmp_path_factory, serve):
     """The page on a phone, with what it asked for elsewhere."""
     folder = tmp_path_factory.mktemp("pages")
-    shutil.copyfile(runs / f"{NAME}.ipynb", folder / f"{NAME}.ipynb")
+    shutil.copyfile(executed(NAME), folder / f"{NAME}.ipynb")
     execution.write_pages(folder, [NAME])
     address = serve(folder)
     page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="light")

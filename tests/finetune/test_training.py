@@ -105,6 +105,16 @@ def test_config_that_is_left_is_plain_mmseg(run):
     assert cfg.default_hooks.checkpoint.type == "CheckpointHook"
 
 
+def test_a_config_is_formatted_once_for_all_checkpoints(tiny, tmp_path, monkeypatch):
+    formatted, plain = [], runner.FormatCode
+    monkeypatch.setattr(runner, "FormatCode", lambda text, **style: (formatted.append(text), plain(text, **style))[1])
+    training.train(every_step(config.set_schedule(tiny, 3)), tmp_path, device="cpu", progress=False)
+    assert len(formatted) == 1 and len(list(tmp_path.glob("iter_*.pth"))) > 1
+    style = {"based_on_style": "pep8", "blank_line_before_nested_class_or_def": True}
+    style["split_before_expression_after_opening_paren"] = True
+    assert (tmp_path / "config.py").read_text() == plain(formatted[0], style_config=style)[0], "MMEngine's own style"
+
+
 def test_the_librarys_lines_go_to_the_log(tiny, tmp_path, capfd):
     result = training.train(config.set_schedule(tiny, 1), tmp_path, device="cpu", progress=True)
     seen = capfd.readouterr()

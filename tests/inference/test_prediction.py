@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -225,33 +223,26 @@ def test_a_table_that_cannot_grow_is_left_whole(tmp_path, monkeypatch):
     assert (tmp_path / "t.csv").read_bytes() == before
 
 
-KILLED = """
-import os, signal, sys
-from m2f_helpers.quiet import quiet
-quiet()
-from m2f_helpers.inference import models, prediction
-real, count = prediction._save, []
-def save(image, path):
-    count.append(path)
-    if len(count) == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(image, path)
-prediction._save = save
-prediction.predict(models.load_profile("demo", device="cpu"), [sys.argv[1]], sys.argv[2])
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_a_kill_keeps_the_finished_rows_and_a_second_run_ends_as_one_undisturbed(folder, tmp_path):
+def test_an_interruption_keeps_the_finished_rows_and_a_second_run_ends_as_one_undisturbed(
+    model, folder, tmp_path, monkeypatch
+):
+    """After a kill at any write it ends so too: `faults/test_writes.py`."""
     (folder / "broken.jpg").unlink()
-    for name, at in (("killed", 4), ("whole", 99)):
-        command = [sys.executable, "-c", KILLED, str(folder), str(tmp_path / name), str(at)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == (-signal.SIGKILL if at == 4 else 0), done.stderr
-    assert set(pd.read_csv(tmp_path / "killed" / "shares.csv")["file"]) == {"0.png"}
-    command[-2:] = [str(tmp_path / "killed"), "99"]
-    assert subprocess.run(command, timeout=300, capture_output=True).returncode == 0
-    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+    save, saved = prediction._save, []
+
+    def counted(image, path):
+        saved.append(path)
+        if len(saved) == 4:
+            raise KeyboardInterrupt
+        return save(image, path)
+
+    monkeypatch.setattr(prediction, "_save", counted)
+    with pytest.raises(KeyboardInterrupt):
+        prediction.predict(model, [folder], tmp_path / "stopped")
+    assert set(pd.read_csv(tmp_path / "stopped" / "shares.csv")["file"]) == {"0.png"}
+    for name in ("stopped", "whole"):
+        prediction.predict(model, [folder], tmp_path / name)
+    assert content(tmp_path / "stopped") == content(tmp_path / "whole")
 
 
 # ----------------------------------------------------------------------------------------------------- own classes

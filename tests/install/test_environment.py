@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from m2f_helpers.install import environment
-from m2f_helpers.install.environment import Machine, as_text, check_environment, gather, is_green
+from m2f_helpers.install.environment import Machine, as_text, check_environment, gather
 from tests.conftest import ROOT
 
 GOOD = {
@@ -42,6 +42,10 @@ def broken(machine: Machine, module: str, error: str) -> Machine:
 
 def wrong(machine: Machine) -> dict[str, environment.Finding]:
     return {finding.component: finding for finding in check_environment(machine) if finding.verdict == "wrong"}
+
+
+def is_green(findings: list[environment.Finding]) -> bool:
+    return all(finding.verdict != "wrong" for finding in findings)
 
 
 def test_good_machine_is_green(machine):

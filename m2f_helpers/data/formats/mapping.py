@@ -88,14 +88,10 @@ def _default(row: Category) -> str:
 def _find(word: str, categories: Sequence[Category]) -> list[Category]:
     """Categories by exact name, by name in any case, by id."""
     word = plain(word)
-    ways = (
-        lambda row: _default(row) == word,
-        lambda row: _default(row).casefold() == word.casefold(),
-        lambda row: str(row.id) == word,
-    )
-    for way in ways:
-        if found := [row for row in categories if way(row)]:
-            return found
+    exact = [row for row in categories if _default(row) == word]
+    alike = [row for row in categories if _default(row).casefold() == word.casefold()]
+    if found := exact or alike or [row for row in categories if str(row.id) == word]:
+        return found
     there = some((f"{row.name} ({row.id})" if row.name else _default(row) for row in categories), 12)
     raise ValueError(f"{word!r} is no category of the source; there are {there}")
 

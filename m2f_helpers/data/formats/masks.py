@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from m2f_helpers.data.formats import pairing, tables
-from m2f_helpers.data.formats.source import UNLABELLED, Category, Item, Source, find_files, key_of, some, split_of
+from m2f_helpers.data.formats.source import REST, UNLABELLED, Category, Item, Source, find_files, key_of, some, split_of
 from m2f_helpers.data.formats.tables import Table
 from m2f_helpers.quiet import one_line
 
@@ -112,7 +112,7 @@ def binary_source(root: Path, why: str, table: Table | None) -> Source:
         return Source("binary", why, items, rows, lambda item, _: _two_values(item.labels[0]) * 255, notes)
     if "" in names:
         raise ValueError(f"{root}: some masks lie in a folder of their class, others do not: sort them all, or none")
-    rows = [*(Category(i, name) for i, name in enumerate(names)), Category(UNLABELLED, "unlabelled", ignored=True)]
+    rows = [*(Category(i, name) for i, name in enumerate(names)), REST]
     notes.append("where masks overlap, the smaller one wins")
     ids = {name: i for i, name in enumerate(names)}
     return Source("binary", why, items, rows, lambda item, _: _stack(item, ids), notes)

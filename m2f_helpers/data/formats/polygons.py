@@ -15,20 +15,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from m2f_helpers.data.formats.masks import paint
-from m2f_helpers.data.formats.source import (
-    UNLABELLED,
-    Category,
-    Item,
-    Source,
-    find_files,
-    key_of,
-    plain,
-    some,
-    split_of,
-)
+from m2f_helpers.data.formats.source import REST, Category, Item, Source, find_files, key_of, plain, some, split_of
 
 _COCO = ("images", "annotations", "categories")
-_REST = Category(UNLABELLED, "unlabelled", ignored=True)
 
 
 def is_coco(content: Any) -> bool:
@@ -162,7 +151,7 @@ def _coco_categories(contents: list, used: Counter, notes: list[str]) -> list[Ca
         number = numbers[name] if isinstance(numbers[name], int) and numbers[name] not in taken else 10**6 + len(rows)
         taken.add(number)
         rows.append(Category(number, name))
-    return [*sorted(rows, key=lambda row: row.id), _REST]
+    return [*sorted(rows, key=lambda row: row.id), REST]
 
 
 def _read_coco(item: Item, size: tuple[int, int], numbers: dict[str, int]) -> np.ndarray:
@@ -176,7 +165,7 @@ def _read_coco(item: Item, size: tuple[int, int], numbers: dict[str, int]) -> np
             layers[bool(entry.get("iscrowd"))].append((numbers[name], mask))
     label_map = paint(layers[True], size)
     above = paint(layers[False], size)
-    return np.where(above == UNLABELLED, label_map, above)
+    return np.where(above == REST.id, label_map, above)
 
 
 def _coco_mask(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray | None:
@@ -247,7 +236,7 @@ def labelme_source(root: Path, why: str) -> Source:
     if thin := {kind: number for kind, number in kinds.items() if kind not in _AREAS}:
         notes.append(f"shapes without an area are left out: {some(f'{n} of type {kind}' for kind, n in thin.items())}")
     numbers = {name: i for i, name in enumerate(sorted(labels))}
-    rows = [*(Category(i, name, ignored=name == "__ignore__") for name, i in numbers.items()), _REST]
+    rows = [*(Category(i, name, ignored=name == "__ignore__") for name, i in numbers.items()), REST]
     return Source("labelme", why, items, rows, lambda item, size: _read_labelme(item, size, numbers), notes)
 
 
@@ -271,7 +260,7 @@ def _read_labelme(item: Item, size: tuple[int, int], numbers: dict[str, int]) ->
     content, path = item.shapes, item.labels[0]
     stated = (content.get("imageHeight"), content.get("imageWidth"))
     size = size if None in stated else tuple(int(v) for v in stated)
-    label_map = np.full(size, UNLABELLED, np.int32)
+    label_map = paint([], size)
     for k, shape in enumerate(content["shapes"]):
         area = _AREAS.get(shape.get("shape_type") or "polygon")
         if area:

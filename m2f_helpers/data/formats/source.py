@@ -37,6 +37,9 @@ class Category:
     stray: str = ""
 
 
+REST = Category(UNLABELLED, "unlabelled", ignored=True)
+
+
 @dataclass(frozen=True)
 class Item:
     """An image and what its label is made of: `labels` are files, `shapes` what a JSON says.

@@ -47,11 +47,9 @@ def _draw_mountains(stage: Stage) -> None:
         foot = [(x[-1], stage.horizon + 3), (x[0], stage.horizon + 3)]
         color = stage.pick("mountain") * (1.0 if layer == 0 else 0.8)
         stage.fill("mountain", np.vstack([ridge, foot]), color, depth=stage.haze_range * (0.3 if layer == 0 else 0.15))
-        for k in range(1, corners - 1, 2):
-            if layer == 0:
-                side = -1 if stage.sun_left else 1
-                flank = [ridge[k], ridge[k + side], (ridge[k][0], stage.horizon)]
-                stage.paint(np.array(flank), color, 1.16, stage.haze_range * 0.3)
+        for k in range(1, corners - 1, 2) if layer == 0 else ():
+            flank = [ridge[k], ridge[k + (-1 if stage.sun_left else 1)], (ridge[k][0], stage.horizon)]
+            stage.paint(np.array(flank), color, 1.16, stage.haze_range * 0.3)
 
 
 def _draw_lawn(stage: Stage) -> None:

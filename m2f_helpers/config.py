@@ -89,9 +89,7 @@ Source = Config | Edited | str | Path  # what every function that wants a config
 def as_config(source: Source, trust: bool = False) -> Config:
     """The config in whatever form it comes: itself, what an edit returned, or the path of a config file.
 
-    Args:
-        source: a path is read by `config_files.read`, which refuses a file that does more than assign values ...
-        trust: ... unless this is True.
+    A path is read by `config_files.read`, which without `trust` refuses a file that does more than assign values.
 
     Returns: the very config that was given, no copy.
     Raises: FileNotFoundError or ValueError naming the file, if it is not the config of a segmentation model.

@@ -143,11 +143,9 @@ def overlay(
     classes: Sequence[int] | None = None,
     palette: Palette | None = None,
 ) -> np.ndarray:
-    """Blend a label map over an image; ignore in grey.
+    """Blend a label map over an image; ignore in grey. `classes` are the ids to paint, default: all.
 
-    Args:
-        alpha: weight of the colour, 0 (image only) to 1 (class colours only).
-        classes: ids to paint; the rest stays image. None paints all.
+    `alpha` is the weight of the colour, 0 (image only) to 1 (class colours only).
 
     Raises: ValueError if the sizes differ, a class id has no colour or alpha is outside 0..1.
     """

@@ -19,9 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mmcv
-import mmdet
-import mmengine
 import mmseg
 import numpy as np
 import torch
@@ -199,11 +196,6 @@ def padded_for_test(evidence: Evidence) -> tuple[int, ...]:
     return tuple(evidence.model.data_preprocessor(data, False)["inputs"].shape[-2:])
 
 
-def folder_names(evidence: Evidence) -> list[str]:
-    prefixes = [evidence.config[f"{split}_dataloader"].dataset.data_prefix for split in ("train", "val")]
-    return [prefix[kind] for prefix in prefixes for kind in ("img_path", "seg_map_path")]
-
-
 def judged_pixels() -> list[int]:
     """Pixels that mmseg's metric counts in a label map of four, one of them 255, whatever is predicted there."""
     label = torch.tensor([0, 1, 1, 255])
@@ -258,10 +250,6 @@ def saving(evidence: Evidence) -> tuple[int, int, str, str]:
     hooks = evidence.config.default_hooks
     settings = {key: value for key, value in hooks.checkpoint.items() if key != "type"}
     return hooks.logger.interval, settings["interval"], settings["save_best"], CheckpointHook(**settings).filename_tmpl
-
-
-def versions() -> tuple[str, ...]:
-    return tuple(module.__version__ for module in (mmseg, mmdet, mmcv, mmengine))
 
 
 def without_mim(evidence: Evidence) -> tuple[bool, str]:

@@ -91,12 +91,9 @@ def sine_encodings(encoding: nn.Module, size: int = 32) -> Figure:
 
 
 def cost_matrices(costs: Mapping[str, np.ndarray], chosen: Sequence[tuple[int, int]], columns: Sequence[str]) -> Figure:
-    """Cost matrices side by side, values written in, chosen cells framed.
+    """Cost matrices `(queries, masks)` by their title side by side, values written in, the total last.
 
-    Args:
-        costs: title and `(queries, masks)` matrix; draw the total last.
-        chosen: `(query, mask)` pairs that the matching picked.
-        columns: name of each mask.
+    The `(query, mask)` pairs that the matching has `chosen` are framed; `columns` are the names of the masks.
     """
     with style():
         figure = Figure(figsize=(7, 0.42 * len(next(iter(costs.values()))) + 1.3), layout="constrained")
@@ -186,9 +183,7 @@ def sampling_points(image: np.ndarray, samplings: Sequence[Sampling]) -> Figure:
 def threshold_order(mask_logits: Tensor, size: Sequence[int]) -> Figure:
     """One query's mask, thresholded as it is and after it was resized to a level, as masked attention does it.
 
-    Args:
-        mask_logits: `(H, W)` float, of one query, as the head predicts them (stride 4).
-        size: `[H, W]` of the level that the next layer looks at.
+    The logits `(H, W)` are as the head predicts them (stride 4); `size` is `[H, W]` of the next layer's level.
     """
     small = F.interpolate(mask_logits[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0]  # (H, W)
     before, after = mask_logits.sigmoid() >= 0.5, small.sigmoid() >= 0.5

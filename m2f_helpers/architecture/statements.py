@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mmcv
+import mmdet
+import mmengine
 import mmseg
 from mmseg.datasets import ADE20KDataset
 from mmseg.engine.hooks import SegVisualizationHook
@@ -17,19 +20,7 @@ from torch import nn
 
 from m2f_helpers.architecture import config_measures as c
 from m2f_helpers.architecture import measures as m
-from m2f_helpers.architecture.measures import (
-    ATTENTION,
-    ENCODER,
-    FORWARD,
-    HEAD,
-    LOSS,
-    PAPER,
-    PIXEL,
-    POINTS,
-    PREFIXES,
-    PRODUCTS,
-    TARGETS,
-)
+from m2f_helpers.architecture.measures import ATTENTION, ENCODER, FORWARD, HEAD, LOSS, PAPER, PIXEL, POINTS, TARGETS
 from m2f_helpers.architecture.notes import IDLE
 from m2f_helpers.architecture.reference import Evidence
 from m2f_helpers.checkpoints import published
@@ -75,7 +66,8 @@ class Claim:
 CLAIMS = (
     # --- installation
     Claim("versions", "installation", "All of this is about mmseg 1.2.2, mmdet 3.3.0, mmcv 2.1.0 and mmengine 0.10.7.",
-          ("1.2.2", "3.3.0", "2.1.0", "0.10.7"), lambda e: c.versions(), words="{0}, {1}, {2}, {3}"),
+          ("1.2.2", "3.3.0", "2.1.0", "0.10.7"), words="{0}, {1}, {2}, {3}",
+          measure=lambda e: tuple(module.__version__ for module in (mmseg, mmdet, mmcv, mmengine))),
     Claim("mmdet_is_named", "installation", "The config itself asks for mmdet, and stops without it.",
           ("mmdet.models", False),
           lambda e: (e.config.custom_imports.imports, e.config.custom_imports.allow_failed_imports),
@@ -432,7 +424,7 @@ CLAIMS = (
     Claim("thirty", "losses", "Three losses x ten predictions = 30 terms.", 30, lambda e: len(e.losses),
           words="{} terms"),
     Claim("names", "losses", "The losses are called decode.loss_*, and decode.d0.loss_* to decode.d8.loss_*.",
-          [f"decode.{prefix}loss_{kind}" for prefix in PREFIXES for kind in ("cls", "mask", "dice")],
+          [f"decode.{prefix}loss_{kind}" for prefix in m.PREFIXES for kind in ("cls", "mask", "dice")],
           lambda e: list(e.losses)),
     Claim("sum", "losses", "The total is their plain sum (difference).", 0.0,
           lambda e: e.total - sum(e.losses.values()), tolerance=1e-3, words="difference {}"),
@@ -522,7 +514,7 @@ CLAIMS = (
           "out.", 71.0, lambda e: m.giga(e, "Global"), source=f"{PAPER}, table 3", tolerance=1.0, words="{} billion"),
     Claim("counter_counts", "size",
           "The counter sees convolutions and matrix products only: no norm, interpolation or grid_sample (others "
-          "seen).", (True, []), lambda e: (bool(e.macs_by_operation), sorted(set(e.macs_by_operation) - PRODUCTS)),
+          "seen).", (True, []), lambda e: (bool(e.macs_by_operation), sorted(set(e.macs_by_operation) - m.PRODUCTS)),
           words="anything counted: {0}; other operations: {1}"),
     Claim("published_result", "size",
           "mmseg publishes 47.87 mIoU for its own training of this config; the paper's 47.2 is another training.",
@@ -557,8 +549,9 @@ CLAIMS = (
     Claim("test_padding", "config", "A test image is padded to multiples of 32: 512x683 becomes 512x704.", (512, 704),
           c.padded_for_test),
     Claim("folders", "config", "The folders are images/ and annotations/, each with training and validation.",
-          ["images/training", "annotations/training", "images/validation", "annotations/validation"], c.folder_names,
-          believed="images/ and labels/"),
+          ["images/training", "annotations/training", "images/validation", "annotations/validation"],
+          lambda e: [e.config[f"{split}_dataloader"].dataset.data_prefix[kind] for split in ("train", "val")
+            for kind in ("img_path", "seg_map_path")], believed="images/ and labels/"),
     Claim("dataset_name", "config", "The data set is registered as ADE20KDataset; Ade20KDataset is unknown.",
           (True, False),
           lambda e: tuple(name in DATASETS for name in (e.config.train_dataloader.dataset.type, "Ade20KDataset")),

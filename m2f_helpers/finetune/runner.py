@@ -168,8 +168,7 @@ class StepHook(Hook):
 
     def __init__(self, history: History, progress: bool) -> None:
         self.history, self.progress = history, progress
-        self.batch: Any = None
-        self.bar: Any = None
+        self.batch = self.bar = None
 
     def before_train(self, runner: Runner) -> None:
         """Show the bar."""

@@ -49,8 +49,7 @@ class LayerPrediction:
 
     `class_logits` is `(Q, K + 1)`, the last column "no object"; `mask_logits` `(Q, h / 4, w / 4)`. `allowed` is what
     the *next* decoder layer may attend to, `(Q, rows, columns)` bool at that layer's feature level; None after the
-    last.
-    `rescued` `(Q,)` bool: the query's mask was empty, so it may attend everywhere.
+    last. `rescued` `(Q,)` bool: the query's mask was empty, so it may attend everywhere.
     """
 
     class_logits: Tensor

@@ -231,11 +231,9 @@ def read_classes(path: str | Path) -> Palette:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        return _palette_from(json.loads(path.read_text(encoding="utf-8-sig")))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected JSON, got {error}") from None
-    try:
-        return _palette_from(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -261,9 +259,8 @@ def _checked_names(names: Sequence[str]) -> list[str]:
     names = [unicodedata.normalize("NFC", name.strip()) for name in names]  # a Mac stores an umlaut as two characters
     if not 2 <= len(names) <= MAX_CLASSES:
         raise ValueError(f"expected 2 to {MAX_CLASSES} classes, got {len(names)}")
-    for name in names:
-        if not name or not name.isprintable():
-            raise ValueError(f"expected printable class names, got {name!r}")
+    if strange := [name for name in names if not name or not name.isprintable()]:
+        raise ValueError(f"expected printable class names, got {strange[0]!r}")
     counts = Counter(name.casefold() for name in names)
     if twice := [name for name in names if counts[name.casefold()] > 1]:
         raise ValueError(f"class names must differ, got {' and '.join(map(repr, twice[:4]))}")

@@ -1,8 +1,9 @@
 """Figures of images and label maps, in one style. Every function returns a `Figure` and shows nothing.
 
-A `Figure` belongs to no window and no backend; its `alt` describes it in words, made from the numbers in it. Arrays are
-RGB throughout, never BGR. Label maps are drawn without smoothing, so that a pixel of class person is exactly
-(150, 5, 61). What the ids mean, and their colours, come from a `Palette`; without one ADE20K's 150 classes are meant.
+A `Figure` belongs to no window and no backend; its `alt` describes it in words, made from the numbers in it. An `image`
+is RGB, never BGR, `(H, W, 3)` uint8. Label maps (`prediction`, `truth`, `before`, `after`) are class ids `(H, W)`,
+255 = ignore, drawn without smoothing: a pixel of class person is exactly (150, 5, 61). Names and colours come from a
+`Palette`; without one ADE20K's 150 classes are meant.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import html
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 
 import matplotlib as mpl
@@ -55,6 +56,7 @@ STYLE = {
     "legend.frameon": False,
     "hatch.linewidth": 0.8,
 }
+style = partial(mpl.rc_context, STYLE)  # `with style():` matplotlib draws in the style of this series
 
 
 class Figure(mpl_figure.Figure):
@@ -134,13 +136,6 @@ class LegendEntry:
         return f"{number}{self.name} " + " / ".join(map(percent, self.shares)).replace(" % /", " /")
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """Within the block, matplotlib draws in the style of this series."""
-    with mpl.rc_context(STYLE):
-        yield
-
-
 def overlay(
     image: np.ndarray,
     label_map: np.ndarray,
@@ -148,16 +143,12 @@ def overlay(
     classes: Sequence[int] | None = None,
     palette: Palette | None = None,
 ) -> np.ndarray:
-    """Blend a label map over an image.
+    """Blend a label map over an image; ignore in grey.
 
     Args:
-        image: RGB, `(H, W, 3)` uint8.
-        label_map: class ids in memory, `(H, W)` integers; 255 = ignore, blended in grey.
         alpha: weight of the colour, 0 (image only) to 1 (class colours only).
         classes: ids to paint; the rest stays image. None paints all.
-        palette: names and colours; None: ADE20K's.
 
-    Returns: RGB, `(H, W, 3)` uint8.
     Raises: ValueError if the sizes differ, a class id has no colour or alpha is outside 0..1.
     """
     image, label_map = _check_image(image), np.asarray(label_map)
@@ -186,11 +177,6 @@ def _bands(size: Sequence[int]) -> Iterator[slice]:
 def error_map(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Where prediction and truth differ: orange over a faded grey image; pixels whose truth is ignore are grey 128.
 
-    Args:
-        image: RGB, `(H, W, 3)` uint8; so is the result.
-        prediction: class ids, `(H, W)`.
-        truth: class ids, `(H, W)`, 255 = ignore.
-
     Raises: ValueError if the sizes differ.
     """
     image = _check_image(image)
@@ -210,11 +196,7 @@ def legend_entries(label_maps: np.ndarray | Sequence[np.ndarray], palette: Palet
     """The classes of one or more label maps, by falling area; ignore comes last.
 
     Classes whose colours are equal or nearly equal are `marked`, and all but the largest of them hatched. Classes with
-    less than half a percent are left unmarked: no number fits into them.
-
-    Args:
-        label_maps: class ids in memory, `(H, W)`, or a list of such maps, of any sizes.
-        palette: names and colours; None: ADE20K's.
+    less than half a percent are left unmarked: no number fits into them. The maps may have any sizes.
     """
     palette = palette or ade20k_palette()
     maps = [np.asarray(m) for m in (label_maps if isinstance(label_maps, (list, tuple)) else [label_maps])]
@@ -254,16 +236,10 @@ def side_by_side(
     max_classes: int = 12,
     palette: Palette | None = None,
 ) -> Figure:
-    """Original, prediction, truth, and where the two differ, with one legend sorted by area.
+    """Original, prediction, truth, and where the two differ, in this order, with one legend sorted by area.
 
-    Args:
-        image: RGB, `(H, W, 3)` uint8.
-        prediction: class ids, `(H, W)`, or None.
-        truth: class ids, `(H, W)`, 255 = ignore, or None.
-        max_classes: longest legend; the rest is summed up in one line.
-        palette: names and colours; None: ADE20K's.
+    `max_classes` is the longest legend; the rest is summed up in one line.
 
-    Returns: the figure; its axes are in the order above.
     Raises: ValueError if the sizes differ or an id has no colour.
     """
     shown, titles, size = [image], ["image"], np.shape(image)[:2]
@@ -292,14 +268,11 @@ def panels(
     """Images and label maps in a grid, with one legend for all label maps.
 
     Args:
-        arrays: each RGB `(H, W, 3)` uint8, or a label map `(H, W)` of class ids, painted in the classes' colours.
+        arrays: each an image or a label map, painted in the classes' colours; one axes per array, in this order.
         titles: one per array.
         columns: arrays per row; None takes 1, 2 or 3 so that the images stay large.
         shares_of: heading of the legend that says what its shares are.
         max_classes: longest legend.
-        palette: names and colours; None: ADE20K's.
-
-    Returns: the figure, one axes per array in the given order.
     """
     if not len(arrays):
         raise ValueError("expected at least one image, got none")
@@ -334,7 +307,6 @@ def spotlight(image: np.ndarray, mask: np.ndarray, edge: bool = True) -> np.ndar
     """Pale an image where a mask is low: what keeps its colours is what a query, or an attention mask, covers.
 
     Args:
-        image: RGB, `(H, W, 3)` uint8.
         mask: `(h, w)` bool or probabilities 0..1; a smaller one is enlarged without smoothing.
         edge: draw a line around the part that is at least 0.5, just outside of it.
 
@@ -369,13 +341,7 @@ def wipe(left: np.ndarray, right: np.ndarray, position: float = 0.5) -> np.ndarr
 
 
 def change_map(image: np.ndarray, before: np.ndarray, after: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """What a second prediction changed: blue where it corrects a mistake, orange where it makes one, else faded grey.
-
-    Args:
-        image: RGB, `(H, W, 3)` uint8; so is the result.
-        before, after: class ids, `(H, W)`.
-        truth: class ids, `(H, W)`, 255 = ignore (grey 128).
-    """
+    """What a second prediction changed: blue where it corrects a mistake, orange where it makes one; else faded."""
     result = error_map(image, truth, truth)
     before, after, truth = np.asarray(before), np.asarray(after), np.asarray(truth)
     judged = truth != IGNORE

@@ -62,49 +62,29 @@ _NARROW = {
 
 @dataclass(frozen=True)
 class Profile:
-    """One set of settings.
+    """One set of settings."""
 
-    Attributes:
-        name: what `PROFILE` in a notebook and `--profile` on the command line say.
-        title: one line for people.
-        published: name of the config in mmseg's own metafile that everything starts from.
-        weights: weights that fine-tuning starts from: `"demo_day"` (in the package) or a name in mmseg's metafile.
-        model_changes: what is different from the published config, `{reason: {dotted key: value}}`.
-        crop_size: training crop, `[H, W]` pixels.
-        scales: shorter side to which a training image is resized before the crop; one is drawn at random, pixels.
-        max_size: largest longer side after that resize, pixels.
-        test_size: `[shorter, longer]` side limit at inference, pixels; the image keeps its aspect ratio. The class
-            map is scaled back and compared with the labels at their full size.
-        batch_size: training images per step and device.
-        learning_rate: of AdamW at the start; a polynomial schedule takes it to 0.
-        learning_reason: why this batch and this rate.
-        iterations: steps of a fine-tune when there is enough data.
-        max_epochs: no more steps than this many passes over the data.
-        max_val: validate on at most this many images; 0 means all.
-        log_interval: steps between two lines of the log file.
-        dropped_steps: steps of the training pipeline that are left out, and why.
-        train_scenes, val_scenes: number of drawn scenes when there is no data set.
-    """
-
-    name: str
-    title: str
-    weights: str
-    crop_size: tuple[int, int]
-    scales: tuple[int, ...]
-    max_size: int
+    name: str  #: what `PROFILE` in a notebook and `--profile` on the command line say
+    title: str  #: one line for people
+    weights: str  #: that fine-tuning starts from: `"demo_day"` (in the package) or a name in mmseg's metafile
+    crop_size: tuple[int, int]  #: training crop, `[H, W]` pixels
+    scales: tuple[int, ...]  #: shorter sides, pixels; one is drawn at random for a training image before the crop
+    max_size: int  #: largest longer side after that resize, pixels
+    #: `[shorter, longer]` side limit at inference, pixels; the aspect ratio stays. The class map is scaled back and
+    #: compared with the labels at their full size.
     test_size: tuple[int, int]
-    batch_size: int
-    learning_rate: float
-    iterations: int
-    max_epochs: int
-    log_interval: int
-    learning_reason: str = ""
-    dropped_steps: Mapping[str, str] = field(default_factory=dict)
-    max_val: int = 0
-    train_scenes: int = 48
-    val_scenes: int = 16
-    published: str = PUBLISHED
-    model_changes: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int  #: training images per step and device
+    learning_rate: float  #: of AdamW at the start; a polynomial schedule takes it to 0
+    iterations: int  #: steps of a fine-tune when there is enough data
+    max_epochs: int  #: no more steps than this many passes over the data
+    log_interval: int  #: steps between two lines of the log file
+    learning_reason: str = ""  #: why this batch and this rate
+    dropped_steps: Mapping[str, str] = field(default_factory=dict)  #: steps of the training pipeline left out, and why
+    max_val: int = 0  #: validate on at most this many images; 0 means all
+    train_scenes: int = 48  #: drawn when there is no data set
+    val_scenes: int = 16  #: likewise
+    published: str = PUBLISHED  #: the config in mmseg's own metafile that everything starts from
+    model_changes: Mapping[str, Any] = field(default_factory=dict)  #: from that one, `{reason: {dotted key: value}}`
 
     def iterations_for(self, images: int) -> int:
         """Steps of a fine-tune on that many images: `iterations`, but at most `max_epochs` passes over the data.
@@ -116,46 +96,45 @@ class Profile:
         return min(self.iterations, max(2, ceil(self.max_epochs * images / self.batch_size)))
 
 
-PROFILES: Mapping[str, Profile] = MappingProxyType(
-    {
-        "demo": Profile(
-            name="demo",
-            title="narrow Mask2Former (ResNet-18, 1.1 M parameters) on drawn scenes, minutes on two CPU cores",
-            weights="demo_day",
-            crop_size=(192, 192),
-            scales=(160, 176, 192, 208, 224, 256),
-            max_size=1024,
-            test_size=(192, 768),
-            batch_size=8,
-            learning_rate=1e-3,
-            learning_reason=(
-                "8 images per step in place of 16 on 8 GPUs, and ten times the rate: found by trial, for a small model "
-                "and a short run"
-            ),
-            iterations=110,
-            max_epochs=25,
-            log_interval=5,
-            dropped_steps=MappingProxyType({"PhotoMetricDistortion": "in drawn scenes the colour tells the class"}),
-            model_changes=MappingProxyType(_NARROW),
+_PROFILES = (
+    Profile(
+        name="demo",
+        title="narrow Mask2Former (ResNet-18, 1.1 M parameters) on drawn scenes, minutes on two CPU cores",
+        weights="demo_day",
+        crop_size=(192, 192),
+        scales=(160, 176, 192, 208, 224, 256),
+        max_size=1024,
+        test_size=(192, 768),
+        batch_size=8,
+        learning_rate=1e-3,
+        learning_reason=(
+            "8 images per step in place of 16 on 8 GPUs, and ten times the rate: found by trial, for a small model "
+            "and a short run"
         ),
-        "ade20k": Profile(
-            name="ade20k",
-            title="the published Mask2Former R50 (44.0 M parameters) on ADE20K, a GPU is advised",
-            weights=PUBLISHED,
-            crop_size=(512, 512),
-            scales=tuple(512 * x // 10 for x in range(5, 21)),
-            max_size=2048,
-            test_size=(512, 2048),
-            batch_size=2,
-            learning_rate=1e-4,
-            learning_reason="2 images per step, as many as one GPU holds, at the published rate",
-            iterations=1000,
-            max_epochs=2,
-            max_val=200,
-            log_interval=10,
-        ),
-    }
+        iterations=110,
+        max_epochs=25,
+        log_interval=5,
+        dropped_steps=MappingProxyType({"PhotoMetricDistortion": "in drawn scenes the colour tells the class"}),
+        model_changes=MappingProxyType(_NARROW),
+    ),
+    Profile(
+        name="ade20k",
+        title="the published Mask2Former R50 (44.0 M parameters) on ADE20K, a GPU is advised",
+        weights=PUBLISHED,
+        crop_size=(512, 512),
+        scales=tuple(512 * x // 10 for x in range(5, 21)),
+        max_size=2048,
+        test_size=(512, 2048),
+        batch_size=2,
+        learning_rate=1e-4,
+        learning_reason="2 images per step, as many as one GPU holds, at the published rate",
+        iterations=1000,
+        max_epochs=2,
+        max_val=200,
+        log_interval=10,
+    ),
 )
+PROFILES: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in _PROFILES})
 
 
 def get_profile(name: str | Profile) -> Profile:

@@ -42,7 +42,7 @@ from torch import nn
 from m2f_helpers.architecture.measures import attention, error_of, head
 from m2f_helpers.architecture.reference import Evidence, sample_of
 from m2f_helpers.architecture.tracing import function_source
-from m2f_helpers.checkpoints import Published, published
+from m2f_helpers.checkpoints import published
 from m2f_helpers.finetune import differences
 
 
@@ -248,10 +248,6 @@ def levels_in_config(evidence: Evidence) -> tuple[int, int, int]:
     return own.encoder.layer_cfg.self_attn_cfg.num_levels, settings.num_transformer_feat_level, own.num_outs
 
 
-def published_entry(evidence: Evidence) -> Published:
-    return published(Path(evidence.config.filename).stem)
-
-
 def base_files(evidence: Evidence) -> list[str]:
     tree = ast.parse(Path(evidence.config.filename).read_text(encoding="utf-8"))
     bases = next(node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "_base_")
@@ -269,14 +265,10 @@ def versions() -> tuple[str, ...]:
 
 
 def without_mim(evidence: Evidence) -> tuple[bool, str]:
-    entry = published_entry(evidence)
+    entry = published(Path(evidence.config.filename).stem)
     return entry.config.is_relative_to(installed()), entry.file_name
 
 
 def in_packages(evidence: Evidence) -> tuple[bool, bool]:
     source = Path(inspect.getfile(type(head(evidence))))
     return Path(evidence.config.filename).is_file(), source.is_relative_to(installed())
-
-
-def palette_sizes() -> tuple[int, int]:
-    return len(ADE20KDataset.METAINFO["classes"]), len(ADE20KDataset.METAINFO["palette"])

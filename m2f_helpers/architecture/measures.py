@@ -20,7 +20,6 @@ from torch import nn
 from m2f_helpers.architecture.reference import Evidence, sample_of
 from m2f_helpers.architecture.tracing import FunctionTrace, function_source
 
-IDLE = ("loss", "forward", "preprocess_gt", "predict", "_get_targets_single", "_loss_by_feat_single")
 PREFIXES = ("", *(f"d{layer}." for layer in range(9)))
 ENCODER = "Mask2FormerTransformerEncoder.forward"
 PRODUCTS = {"convolution", "addmm", "mm", "bmm", "baddbmm"}

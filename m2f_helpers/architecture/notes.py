@@ -28,13 +28,9 @@ from m2f_helpers.architecture.tracing import (
 REPOSITORIES = {"mmseg": "open-mmlab/mmsegmentation", "mmdet": "open-mmlab/mmdetection", "mmcv": "open-mmlab/mmcv"}
 
 # Functions that look as if they took part. They are traced too, so that a run can show which of them never do.
+IDLE = ("loss", "forward", "preprocess_gt", "predict", "_get_targets_single", "_loss_by_feat_single")
 RELATIVES = [
-    "mmdet.models.dense_heads.maskformer_head:MaskFormerHead.loss",
-    "mmdet.models.dense_heads.maskformer_head:MaskFormerHead.forward",
-    "mmdet.models.dense_heads.maskformer_head:MaskFormerHead.preprocess_gt",
-    "mmdet.models.dense_heads.maskformer_head:MaskFormerHead._get_targets_single",
-    "mmdet.models.dense_heads.maskformer_head:MaskFormerHead._loss_by_feat_single",
-    "mmdet.models.dense_heads.maskformer_head:MaskFormerHead.predict",
+    *(f"mmdet.models.dense_heads.maskformer_head:MaskFormerHead.{name}" for name in IDLE),
     "mmdet.models.layers.transformer.detr_layers:DetrTransformerDecoder.forward",
     "mmdet.models.layers.transformer.detr_layers:DetrTransformerDecoderLayer.forward",
     "mmdet.models.layers.transformer.deformable_detr_layers:DeformableDetrTransformerEncoder.forward",

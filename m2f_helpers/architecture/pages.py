@@ -25,13 +25,7 @@ from m2f_helpers.architecture.notes import (
     run_sizes,
     stale_in,
 )
-from m2f_helpers.architecture.tracing import (
-    FunctionSource,
-    FunctionTrace,
-    ShapeRecord,
-    function_source,
-    plain_function,
-)
+from m2f_helpers.architecture.tracing import FunctionSource, FunctionTrace, ShapeRecord, function_source, plain_function
 from m2f_helpers.architecture.write_up import Answer, Place, answers, verdicts
 
 

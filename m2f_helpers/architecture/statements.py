@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mmseg
+from mmseg.datasets import ADE20KDataset
 from mmseg.engine.hooks import SegVisualizationHook
 from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
@@ -20,7 +22,6 @@ from m2f_helpers.architecture.measures import (
     ENCODER,
     FORWARD,
     HEAD,
-    IDLE,
     LOSS,
     PAPER,
     PIXEL,
@@ -29,7 +30,9 @@ from m2f_helpers.architecture.measures import (
     PRODUCTS,
     TARGETS,
 )
+from m2f_helpers.architecture.notes import IDLE
 from m2f_helpers.architecture.reference import Evidence
+from m2f_helpers.checkpoints import published
 from m2f_helpers.config import published_config
 
 GROUPS = {
@@ -92,7 +95,8 @@ CLAIMS = (
           (True, True), c.in_packages, believed="both repositories must be cloned and installed with -e",
           words="config file there: {0}; head's source there: {1}"),
     Claim("palette", "installation", "Names and colours of the 150 classes come with mmseg.", (150, 150),
-          lambda e: c.palette_sizes(), believed="the palette has to be found elsewhere",
+          lambda e: tuple(len(ADE20KDataset.METAINFO[key]) for key in ("classes", "palette")),
+          believed="the palette has to be found elsewhere",
           words="{0} names, {1} colours"),
     Claim("papers", "installation",
           "The docstrings name the papers: MaskFormer 2107.06278, Mask2Former 2112.01527, Deformable DETR 2010.04159.",
@@ -522,8 +526,8 @@ CLAIMS = (
           words="anything counted: {0}; other operations: {1}"),
     Claim("published_result", "size",
           "mmseg publishes 47.87 mIoU for its own training of this config; the paper's 47.2 is another training.",
-          47.87, lambda e: c.published_entry(e).miou, source="mmseg's metafile; 47.2: " + PAPER + ", table 3",
-          words="{} in mmseg's metafile"),
+          47.87, lambda e: published(Path(e.config.filename).stem).miou, words="{} in mmseg's metafile",
+          source="mmseg's metafile; 47.2: " + PAPER + ", table 3"),
     # --- config
     Claim("no_resize_to_512", "config",
           "Training resizes the shorter side to 256..1024 at random and crops 512x512; nothing is squeezed.",

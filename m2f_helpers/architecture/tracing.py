@@ -13,7 +13,6 @@ import linecache
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
@@ -153,13 +152,16 @@ def record_shapes(model: Any, run: Callable[[Any], Any], functions: Iterable[Cal
     Raises: ValueError if a function has no source; RuntimeError if the run raises.
     """
     traces = {plain_function(function).__code__: FunctionTrace(function_source(function)) for function in functions}
+    before = sys.gettrace()
+    sys.settrace(_Tracer(traces, before))  # for calls made from now on, not for the frames that are running already
     try:
-        with _tracing(_Tracer(traces)):
-            run(model)
+        run(model)
     except Exception as error:
         raise RuntimeError(
             f"the traced run raised {type(error).__name__}: {error}; tracing is off again, and nothing was recorded"
         ) from error
+    finally:
+        sys.settrace(before)
     return ShapeRecord(traces)
 
 
@@ -295,7 +297,8 @@ def _targets(node: ast.stmt) -> Iterator[ast.expr]:
                 yield from _leaves(item.optional_vars)
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         call = node.value.func
-        if isinstance(call, ast.Attribute) and call.attr in ("append", "extend", "update") and _is_path(call.value):
+        changes = isinstance(call, ast.Attribute) and call.attr in ("append", "extend", "update")
+        if changes and all(part.isidentifier() for part in ast.unparse(call.value).split(".")):
             yield call.value
 
 
@@ -309,12 +312,6 @@ def _leaves(target: ast.expr) -> Iterator[ast.expr]:
         yield target
 
 
-def _is_path(node: ast.expr) -> bool:
-    while isinstance(node, ast.Attribute):
-        node = node.value
-    return isinstance(node, ast.Name)
-
-
 def _label(target: ast.expr) -> str:
     if isinstance(target, ast.Subscript) and not isinstance(target.slice, ast.Constant):
         return ast.unparse(target.value)
@@ -325,18 +322,15 @@ def _look_up(target: ast.expr, names: Mapping[str, Any]) -> Any:
     """The value a target has now: a name, an attribute of one, an item with a literal key; else the container."""
     if isinstance(target, ast.Name):
         return names.get(target.id, _MISSING)
-    if isinstance(target, ast.Attribute):
-        owner = _look_up(target.value, names)
-        return _MISSING if owner is _MISSING else getattr(owner, target.attr, _MISSING)
-    if isinstance(target, ast.Subscript):
-        owner = _look_up(target.value, names)
-        if owner is _MISSING or not isinstance(target.slice, ast.Constant):
-            return owner
-        try:
-            return owner[target.slice.value]
-        except (KeyError, IndexError, TypeError):
-            return _MISSING
-    return _MISSING
+    owner = _look_up(target.value, names) if isinstance(target, ast.Attribute | ast.Subscript) else _MISSING
+    if owner is not _MISSING and isinstance(target, ast.Attribute):
+        return getattr(owner, target.attr, _MISSING)
+    if owner is _MISSING or not isinstance(target.slice, ast.Constant):
+        return owner
+    try:
+        return owner[target.slice.value]
+    except (KeyError, IndexError, TypeError):
+        return _MISSING
 
 
 def describe(value: Any) -> str:
@@ -373,22 +367,11 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-@dataclass
-class _Frame:
-    """State of one running call: the statement in progress and, once reached, the return statement."""
-
-    pending: Statement | None = None
-    returning: Statement | None = None
-    raised: bool = False
-    first_call: bool = False
-
-
 class _Tracer:
     """The trace function: watches the chosen code objects, hands every event on to the tracer that was there before."""
 
-    def __init__(self, traces: Mapping[CodeType, FunctionTrace]) -> None:
-        self.traces = traces
-        self.previous: Any = None
+    def __init__(self, traces: Mapping[CodeType, FunctionTrace], previous: Any) -> None:
+        self.traces, self.previous = traces, previous
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
         other = self.previous(frame, event, argument) if self.previous else None
@@ -401,14 +384,20 @@ class _Tracer:
         trace.calls += 1
         for name in trace.source.parameters:
             _note(trace, trace.source.parameters[name], name, frame.f_locals.get(name, _MISSING))
-        return _Local(trace, _Frame(first_call=trace.calls == 1), other)
+        return _Local(trace, other)
 
 
 class _Local:
-    """Trace function of one call; a recursive call has one of its own, so their pending statements do not mix."""
+    """Trace function of one call; a recursive call has one of its own, so their pending statements do not mix.
 
-    def __init__(self, trace: FunctionTrace, state: _Frame, other: Any) -> None:
-        self.trace, self.state, self.other = trace, state, other
+    Its state: the statement in progress, once reached the return statement, and whether an exception is under way.
+    """
+
+    def __init__(self, trace: FunctionTrace, other: Any) -> None:
+        self.trace, self.other, self.first_call = trace, other, trace.calls == 1
+        self.pending: Statement | None = None
+        self.returning: Statement | None = None
+        self.raised = False
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
         if self.other is not None:
@@ -416,14 +405,13 @@ class _Local:
         if event == "line":
             self._line(frame)
         elif event == "exception":
-            self.state.raised = True
+            self.raised = True
         elif event == "return":
             self._return(frame, argument)
         return self
 
     def _line(self, frame: FrameType) -> None:
-        state, statement = self.state, self.trace.source.statements.get(frame.f_lineno)
-        pending = state.pending
+        pending, statement = self.pending, self.trace.source.statements.get(frame.f_lineno)
         one_line = statement is not None and statement.first == statement.last
         # A statement over several lines gives an event for each of them: only the first one counts. A one-line
         # `for x in y: f(x)` gives the same line again for every round: there each event counts.
@@ -434,37 +422,37 @@ class _Local:
         # `return` inside `with`: the value is on its way already, so it stays pending until the return event.
         if not (leaving and pending is not None and pending.kind == "Return"):
             self._finish(frame, statement)
-            state.pending = None if leaving else statement
-        state.raised = False
+            self.pending = None if leaving else statement
+        self.raised = False
         if not leaving and statement.kind != "For":  # a `for` line is counted by the rounds of its body, in `_finish`
             self._count(statement)
-        state.returning = statement if statement.kind == "Return" else state.returning
+        self.returning = statement if statement.kind == "Return" else self.returning
 
     def _finish(self, frame: FrameType, following: Statement | None) -> None:
         """The pending statement is over: note what it assigned."""
-        pending = self.state.pending
+        pending = self.pending
         if pending is None:
             return
         if pending.kind == "For":  # its target has a new value only if the next line is in its body
             if following is None or not _in_body(following, pending):
                 return
             self._count(pending)
-        elif self.state.raised:  # `x = f(y)` raised, so x still holds what it held before
+        elif self.raised:  # `x = f(y)` raised, so x still holds what it held before
             return
         for target in pending.targets:
             _note(self.trace, pending.first, _label(target), _look_up(target, frame.f_locals))
 
     def _return(self, frame: FrameType, value: Any) -> None:
-        if self.state.raised and value is None:  # left by an exception: the event looks like `return None`
+        if self.raised and value is None:  # left by an exception: the event looks like `return None`
             return
-        if self.state.returning is not None:
-            _note(self.trace, self.state.returning.first, _RETURN, value)
+        if self.returning is not None:
+            _note(self.trace, self.returning.first, _RETURN, value)
         else:
             self._finish(frame, None)
 
     def _count(self, statement: Statement) -> None:
         self.trace.counts[statement.first] += 1
-        if self.state.first_call:
+        if self.first_call:
             self.trace.path.append(statement.first)
 
 
@@ -481,14 +469,3 @@ def _note(trace: FunctionTrace, line: int, label: str, value: Any) -> None:
     if runs and runs[-1].text == seen.text:  # the same again: count it, so that a loop of 160,000 rounds stays small
         seen = Seen(seen.text, seen.shape, runs.pop().times + 1)
     runs.append(seen)
-
-
-@contextmanager
-def _tracing(tracer: _Tracer) -> Iterator[None]:
-    tracer.previous = sys.gettrace()
-    sys.settrace(tracer)  # for calls made from now on; the frames that are running already are left alone
-    try:
-        yield
-    finally:
-        sys.settrace(tracer.previous)
-        tracer.previous = None

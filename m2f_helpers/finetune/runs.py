@@ -113,14 +113,13 @@ def newest_readable(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     raise FileNotFoundError(f"{folder}: no checkpoint iter_*.pth to go on from; start without resume")
 
 
-def planned(folder: Path) -> dict[str, Any]:
-    """`iterations`, `batch_size` and `crop_size` that the run in a folder was started with; zeros if unknown."""
+def planned(folder: Path) -> tuple[int, int, list[int]]:
+    """Iterations, batch size and crop `[H, W]` that the run in a folder was started with; nothing if unknown."""
     path, content, _ = newest_readable(folder)
     old = config_files.carried(content, path)
     if old is None:
-        return {"iterations": 0, "batch_size": 0, "crop_size": ()}
-    batch, crop = old.train_dataloader.batch_size, old.model.data_preprocessor.size
-    return {"iterations": old.train_cfg.max_iters, "batch_size": batch, "crop_size": list(crop)}
+        return 0, 0, []
+    return old.train_cfg.max_iters, old.train_dataloader.batch_size, list(old.model.data_preprocessor.size)
 
 
 def _state(folder: Path) -> str:

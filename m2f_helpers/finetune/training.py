@@ -159,9 +159,8 @@ def finetune(
     if not data:
         data = prepared_data(out_dir=Path(work_dir).parent, train=profile.train_scenes, val=profile.val_scenes)
     if resume:
-        planned = runs.planned(Path(work_dir))
-        iterations, batch_size = iterations or planned["iterations"], batch_size or planned["batch_size"]
-        crop_size = crop_size or planned["crop_size"]
+        steps, batch, crop = runs.planned(Path(work_dir))
+        iterations, batch_size, crop_size = iterations or steps, batch_size or batch, crop_size or crop
     start = checkpoints.start_weights(weights or "", profile.weights)
     edited = finetune_edits(profile, data, start, iterations, crop_size, classes)
     if batch_size:

@@ -1,4 +1,8 @@
-"""Figures about what a model predicts: queries, uncertainty, before and after, IoU, colours. Notebooks 04 and 05."""
+"""Figures about what a model predicts: queries, uncertainty, before and after, IoU, colours. Notebooks 04 and 05.
+
+Images, label maps and palettes are as in `plotting`; a `result` is a `segment.Segmentation`, for all figures of layers
+made with `layers=True`.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +37,7 @@ from m2f_helpers.plotting import (
 BEFORE, AFTER = "#8a949e", "#0072b2"
 
 
-def class_iou(
-    table: pd.DataFrame,
-    before: pd.DataFrame | None = None,
-    *,
-    limit: int = 40,
-) -> Figure:
+def class_iou(table: pd.DataFrame, before: pd.DataFrame | None = None, *, limit: int = 40) -> Figure:
     """IoU of each class that occurs in truth or prediction, by falling share of the pixels; the title has their mean.
 
     Args:
@@ -83,12 +82,9 @@ def uncertainty(
     prediction: np.ndarray | None = None,
     truth: np.ndarray | None = None,
 ) -> Figure:
-    """Where a model is unsure: confidence and entropy beside the image, and the errors if the truth is known.
+    """Where a model is unsure: confidence and entropy, `(H, W)` 0..1, and the errors if the truth is known.
 
-    Args:
-        image: RGB, `(H, W, 3)` uint8.
-        confidence, entropy: `(H, W)` 0..1; confidence is the winner's part of all class scores.
-        prediction, truth: class ids `(H, W)`, 255 = ignore.
+    Confidence is the winner's part of all class scores.
     """
     known = prediction is not None and truth is not None
     columns = 2 if known else 3
@@ -225,12 +221,7 @@ def before_after(
 ) -> Figure:
     """Two predictions for one image, and what changed: corrected in blue, made worse in orange.
 
-    Args:
-        image: RGB, `(H, W, 3)` uint8.
-        before, after: class ids `(H, W)`.
-        truth: class ids `(H, W)`, 255 = ignore; None leaves out what changed.
-        names: titles of the two predictions.
-        palette: names and colours; None: ADE20K's.
+    Without `truth` the last is left out; `names` are titles of the two predictions.
     """
     shown, titles = [image, before, after], ["image", *names]
     if truth is not None:
@@ -247,13 +238,7 @@ def rgb_or_bgr(
 ) -> Figure:
     """The right overlay beside the one that a BGR array in an RGB palette gives, and one pixel that proves it.
 
-    Args:
-        image: RGB, `(H, W, 3)` uint8.
-        label_map: class ids, `(H, W)`.
-        class_id: a class that is in the label map; the proof is a pixel of it. None takes `telltale_class`.
-        palette: names and colours; None: ADE20K's.
-
-    Returns: label map in RGB, the same with the channels swapped, and both pixels enlarged with their values.
+    The pixel is one of class `class_id`, default: `telltale_class`; below, both pixels enlarged with their values.
     """
     palette = palette or ade20k_palette()
     class_id = telltale_class(label_map, palette) if class_id is None else class_id

@@ -115,14 +115,27 @@ class Segmentation:
     @cached_property
     def entropy(self) -> np.ndarray:
         """How undecided the pixel is, `(H, W)` float32: 0 one class has all the score, 1 all classes have the same."""
-        small = _entropy(self.scores)[None, None]  # (1, 1, h, w)
-        return upsample(small, self.geometry.image)[0, 0].numpy()  # (H, W)
+        total = self.scores.sum(0).clamp_min(1e-12)  # (K, h, w) -> (h, w)
+        result = torch.zeros_like(total)
+        for score in self.scores:  # one class (h, w) at a time: no second array of this size
+            part = score / total
+            result -= torch.xlogy(part, part)
+        result = (result / np.log(len(self.scores))).clamp_(0, 1)[None, None]  # (1, 1, h, w)
+        return upsample(result, self.geometry.image)[0, 0].numpy()  # (H, W)
 
     @cached_property
     def owner(self) -> np.ndarray:
         """The query that adds most to the winning class, `(h, w)` int16 at the network's size."""
-        labels = self.scores.argmax(0)  # (K, h, w) -> (h, w)
-        return _owner(self.class_logits, self.mask_logits, labels, self.geometry).numpy()
+        labels, probabilities = self.scores.argmax(0), self.class_logits.softmax(-1)  # (h, w), (Q, K + 1)
+        best, owner = torch.full(labels.shape, -1.0), torch.zeros(labels.shape, dtype=torch.int16)
+        for q, logits in enumerate(self.mask_logits):  # logits (h / 4, w / 4)
+            padded = upsample(logits[None, None], self.geometry.padded)  # (1, 1, *padded)
+            mask = self.geometry.inner(padded)[0, 0].sigmoid()  # (h, w)
+            added = probabilities[q][labels] * mask  # (K + 1,) looked up at each pixel's winner: (h, w)
+            better = added > best
+            torch.maximum(best, added, out=best)
+            owner.masked_fill_(better, q)
+        return owner.numpy()
 
     @cached_property
     def queries(self) -> list[Query]:
@@ -300,31 +313,6 @@ def _class_ids(places: np.ndarray, ids: Tensor | None) -> np.ndarray:
     table = np.zeros(256, dtype=np.uint8)
     table[: len(ids)] = ids.cpu().numpy()
     return cv2.LUT(places, table)
-
-
-def _entropy(scores: Tensor) -> Tensor:
-    """Entropy of the class scores `(K, h, w)`, divided by its largest possible value: `(h, w)`, 0..1."""
-    total = scores.sum(0).clamp_min(1e-12)  # (K, h, w) -> (h, w)
-    result = torch.zeros_like(total)
-    for score in scores:  # one class (h, w) at a time: no second array of this size
-        part = score / total
-        result -= torch.xlogy(part, part)
-    return (result / np.log(len(scores))).clamp_(0, 1)
-
-
-def _owner(class_logits: Tensor, mask_logits: Tensor, labels: Tensor, geometry: Geometry) -> Tensor:
-    """The query that adds most to the winning class of each pixel: `(h, w)` int16."""
-    probabilities = class_logits.softmax(-1)  # (Q, K + 1)
-    best = torch.full(labels.shape, -1.0, device=labels.device)
-    owner = torch.zeros(labels.shape, dtype=torch.int16, device=labels.device)
-    for q, logits in enumerate(mask_logits):  # logits (h / 4, w / 4)
-        padded = upsample(logits[None, None], geometry.padded)  # (1, 1, *padded)
-        mask = geometry.inner(padded)[0, 0].sigmoid()  # (h, w)
-        added = probabilities[q][labels] * mask  # (K + 1,) looked up at each pixel's winner: (h, w)
-        better = added > best
-        torch.maximum(best, added, out=best)
-        owner.masked_fill_(better, q)
-    return owner
 
 
 def _layers(class_logits: list[Tensor], mask_logits: list[Tensor], seen: list[Tensor]) -> tuple[LayerPrediction, ...]:

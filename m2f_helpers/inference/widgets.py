@@ -187,12 +187,6 @@ def before_after(
 ) -> Explorer:
     """Move a line across the image: label map before on its left, after on its right.
 
-    Args:
-        image: RGB, `(H, W, 3)` uint8.
-        before, after: class ids, `(H, W)`.
-        names: what the two are called.
-        palette: names and colours; None: ADE20K's.
-
     Returns: controls `position` (0..1) and `opacity`, output `image`.
     """
     pixels, maps = _shrink(image), (_shrink(before), _shrink(after))

@@ -80,11 +80,7 @@ def instance(
 
 
 def panoptic(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    things: Collection[int],
-    min_score: float = 0.8,
-    min_visible: float = 0.8,
+    class_logits: Tensor, mask_logits: Tensor, things: Collection[int], min_score: float = 0.8, min_visible: float = 0.8
 ) -> tuple[Tensor, list[Segment]]:
     """Each pixel belongs to one segment or to none. mmdet: `MaskFormerFusionHead.panoptic_postprocess`.
 

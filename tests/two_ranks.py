@@ -13,17 +13,17 @@ quiet()
 import torch  # noqa: E402
 
 from m2f_helpers.cli import main  # noqa: E402
-from m2f_helpers.finetune import training  # noqa: E402
+from m2f_helpers.finetune.runner import CarefulRunner  # noqa: E402
 
 torch.set_num_threads(1)
-out, regular = Path(sys.argv[1]), training._run
+out, train = Path(sys.argv[1]), CarefulRunner.train
 
 
-def and_write(runner, *others):
-    regular(runner, *others)
-    state = {name: value for name, value in runner.model.module.named_parameters()}
-    torch.save({name: value.detach() for name, value in state.items()}, out / f"rank{os.environ['RANK']}.pt")
+def and_write(runner):
+    train(runner)
+    state = {name: value.detach() for name, value in runner.model.module.named_parameters()}
+    torch.save(state, out / f"rank{os.environ['RANK']}.pt")
 
 
-training._run = and_write
+CarefulRunner.train = and_write
 main(sys.argv[2:])

@@ -27,9 +27,10 @@ def write(folder: Path, name: str, executed: Any, title: str) -> Path:
     """Write the handout: `NAME.pdf` where a browser is found, else `NAME.html`, made for print."""
     text = page(executed, title)
     browser = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    path = folder / f"{name}.{'pdf' if browser else 'html'}"
     if browser is None:
-        files.write(folder / f"{name}.html", text)
-        return folder / f"{name}.html"
+        files.write(path, text)
+        return path
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         source, made = Path(temporary) / "page.html", Path(temporary) / "page.pdf"
         source.write_text(text, encoding="utf-8")
@@ -37,8 +38,8 @@ def write(folder: Path, name: str, executed: Any, title: str) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if not made.is_file():
             raise OSError(f"{browser} could not print {name}: {done.stderr.strip()[-200:]}")
-        files.write(folder / f"{name}.pdf", made.read_bytes())
-    return folder / f"{name}.pdf"
+        files.write(path, made.read_bytes())
+    return path
 
 
 def page(executed: Any, title: str) -> str:

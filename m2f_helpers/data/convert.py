@@ -295,7 +295,6 @@ def _choose(records: list[dict], val: float, groups: dict[str, str] | None) -> d
 
 
 def _report(dst: Path, source: Source, mapped: Mapped, records: list[dict], splits: dict[str, str]) -> Conversion:
-    names = mapped.palette.names
     pixels, images = Counter(), Counter()
     for record in records:
         pixels.update({int(value): number for value, number in record["pixels"].items()})
@@ -303,7 +302,7 @@ def _report(dst: Path, source: Source, mapped: Mapped, records: list[dict], spli
     labelled = sum(number for value, number in pixels.items() if value != IGNORE)
     classes = {
         name: {split: images[split, i] for split in _PARTS} | {"share": round(pixels[i] / labelled, 6)}
-        for i, name in enumerate(names)
+        for i, name in enumerate(mapped.palette.names)
     }
     used = Counter(splits[record["key"]] for record in records if _useful(record))
     if lacking := [split for split in _PARTS if not used[split]]:

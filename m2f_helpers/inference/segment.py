@@ -210,22 +210,23 @@ class Geometry:
         return upsample(self.inner(padded), size or self.image)[0, 0]  # (1, 1, h, w) -> (H, W)
 
 
-def segment(model: Any, image: Any, *, layers: bool = False) -> Segmentation | list[Segmentation]:
+def segment(model: Any, image: Any, *, layers: bool = False, engine: str = "lean") -> Segmentation | list[Segmentation]:
     """Segment an image, or all images of a folder.
 
     Args:
         model: from `load`, or from mmseg's `init_model`.
         image: path, PIL image, RGB array (see `images.read_image`), or a folder of images.
-        layers: keep the prediction after every decoder layer and the attention each layer was allowed. Without them,
-            a plain Mask2Former is run by `scratch.model`, which computes the same in less time (see `inference.lean`).
+        layers: keep the prediction after every decoder layer and the attention each layer was allowed.
+        engine: `"lean"` computes the same in less time with `scratch.model` (see `inference.lean`), unless layers are
+            asked for or the model is not a plain Mask2Former; `"mmseg"` runs the model itself.
 
     Returns: a `Segmentation`; for a folder a list of them, by file name. A file that cannot be read is warned about.
     Raises: FileNotFoundError or ValueError: one sentence with the file and the fix.
     """
     if isinstance(image, (str, os.PathLike)) and Path(image).is_dir():
-        return _segment_folder(model, Path(image), layers)
+        return _segment_folder(model, Path(image), layers, engine)
     source = str(image) if isinstance(image, (str, os.PathLike)) else "array"
-    return segment_array(model, read_image(image), source, layers)
+    return segment_array(model, read_image(image), source, layers, engine)
 
 
 def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -247,10 +248,14 @@ def class_scores(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int])
 
 
 @torch.no_grad()
-def segment_array(model: Any, image: np.ndarray, source: str, layers: bool = False) -> Segmentation:
+def segment_array(
+    model: Any, image: np.ndarray, source: str, layers: bool = False, engine: str = "lean"
+) -> Segmentation:
     """Segment an RGB array `(H, W, 3)` uint8; `source` names it in messages."""
+    if engine not in ("lean", "mmseg"):
+        raise ValueError(f"expected the engine 'lean' or 'mmseg', got {engine!r}")
     inputs, samples = _prepare(model, image, source)
-    lean = None if layers else lean_model(model)
+    lean = None if layers or engine == "mmseg" else lean_model(model)
     need_memory(image.shape[:2], inputs, NETWORK_BYTES[lean is not None], source)
     with _watch_attention(model.decode_head, layers) as seen:  # both results are lists, one entry per prediction
         if lean is None:
@@ -316,9 +321,7 @@ def _class_ids(places: np.ndarray, ids: Tensor | None) -> np.ndarray:
 
 def _layers(class_logits: list[Tensor], mask_logits: list[Tensor], seen: list[Tensor]) -> tuple[LayerPrediction, ...]:
     """The head's predictions, each with the attention mask that was made of it."""
-    masks_of = [_allowed(*pair) for pair in zip(seen, mask_logits, strict=False)] + [
-        (None, None)
-    ]  # none after the last
+    masks_of = [*map(_allowed, seen, mask_logits), (None, None)]  # the last prediction steers no layer
     rows = zip(class_logits, mask_logits, masks_of, strict=True)
     return tuple(LayerPrediction(classes[0].cpu(), masks[0].cpu(), *mask) for classes, masks, mask in rows)
 
@@ -377,9 +380,9 @@ def _test_pipeline(config: Any, size: Sequence[int]) -> list[dict]:
     return steps
 
 
-def _segment_folder(model: Any, folder: Path, layers: bool) -> list[Segmentation]:
+def _segment_folder(model: Any, folder: Path, layers: bool, engine: str) -> list[Segmentation]:
     results = []
-    for path, result in segment_each(model, list_images(folder), layers):
+    for path, result in segment_each(model, list_images(folder), layers, engine):
         if isinstance(result, Segmentation):
             results.append(result)
         else:
@@ -390,12 +393,12 @@ def _segment_folder(model: Any, folder: Path, layers: bool) -> list[Segmentation
 
 
 def segment_each(
-    model: Any, paths: Sequence[Path], layers: bool = False
+    model: Any, paths: Sequence[Path], layers: bool = False, engine: str = "lean"
 ) -> Iterator[tuple[Path, Segmentation | Exception]]:
     """Segment one file after another; what cannot be read, or is too large, comes back as the error."""
     for path in tqdm(paths, desc="segment", unit="image", disable=len(paths) < 4, leave=False):
         try:
-            yield path, segment_array(model, read_image(path), str(path), layers)
+            yield path, segment_array(model, read_image(path), str(path), layers, engine)
         except (ValueError, OSError) as error:
             yield path, error
         except (MemoryError, RuntimeError) as error:

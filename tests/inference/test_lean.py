@@ -20,7 +20,7 @@ def model():
 @pytest.mark.parametrize("size", [(192, 192), (130, 257), (96, 300)], ids=str)
 def test_both_engines_and_mmseg_agree(model, size):
     image = draw_scene(7, "day", list(size)).image
-    ours, stock = segment(model, image), segment(model, image, layers=True)
+    ours, stock = segment(model, image), segment(model, image, engine="mmseg")
     assert lean.lean_model(model) is not None, "the lean way was not taken"
     assert torch.allclose(ours.class_logits, stock.class_logits, atol=1e-4)
     assert torch.allclose(ours.mask_logits, stock.mask_logits, atol=1e-3)
@@ -35,6 +35,11 @@ def test_layers_come_from_the_model_itself(model):
     image = draw_scene(1, "day", [64, 64]).image
     assert len(segment(model, image, layers=True).layers) == 4
     assert model not in lean._made
+
+
+def test_an_unknown_engine_is_named(model):
+    with pytest.raises(ValueError, match="'lean' or 'mmseg', got 'fast'"):
+        segment(model, np.zeros((64, 64, 3), np.uint8), engine="fast")
 
 
 def other_weights(model):

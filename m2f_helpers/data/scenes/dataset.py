@@ -124,8 +124,7 @@ def _pair_paths(root: Path, split: str, name: str) -> tuple[Path, Path]:
 
 def _write_pair(paths: tuple[Path, Path], scene: Scene) -> None:
     encoded = cv2.imencode(".jpg", scene.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
-    labels = cv2.imencode(".png", scene.label_map)[1]
-    for path, data in zip(paths, (encoded, labels), strict=True):
+    for path, data in zip(paths, (encoded, cv2.imencode(".png", scene.label_map)[1]), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, data)
 

@@ -84,7 +84,7 @@ class Profile:
     train_scenes: int = 48  #: drawn when there is no data set
     val_scenes: int = 16  #: likewise
     published: str = PUBLISHED  #: the config in mmseg's own metafile that everything starts from
-    model_changes: Mapping[str, Any] = field(default_factory=dict)  #: from that one, `{reason: {dotted key: value}}`
+    model_changes: Mapping[str, Any] = field(default_factory=dict)  #: from that one: reason -> dotted key -> value
 
     def iterations_for(self, images: int) -> int:
         """Steps of a fine-tune on that many images: `iterations`, but at most `max_epochs` passes over the data.

@@ -62,7 +62,7 @@ def lab(browser, tmp_path_factory) -> Iterator[Lab]:
 
 @contextmanager
 def _server(root: Path) -> Iterator[str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", "IPYTHONDIR": str(root / "ipython")}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "IPYTHONDIR": str(root / "ipython")}
     env |= {f"JUPYTER_{kind.upper()}_DIR": str(root / kind) for kind in ("config", "data", "runtime")}
     env |= {"JUPYTERLAB_SETTINGS_DIR": str(root / "config" / "lab" / "user-settings")}
     env |= {"JUPYTERLAB_WORKSPACES_DIR": str(root / "workspaces")}

@@ -69,6 +69,7 @@ def message(rows, file, exercise=""):
     return next(row.message for row in rows if row.file == file and row.exercise == exercise)
 
 
+@pytest.mark.slow
 def test_right_answers_count_and_missing_ones_do_not(graded):
     _, _, rows = graded
     assert points(rows, "perfect/02.ipynb") == {n: int(n in ANSWERED) for n in EXERCISES}
@@ -77,6 +78,7 @@ def test_right_answers_count_and_missing_ones_do_not(graded):
     assert {row.name for row in rows if row.file == "lazy.ipynb"} == {"lazy"}  # nameless: the file's name
 
 
+@pytest.mark.slow
 def test_a_bad_cell_costs_only_itself(graded):
     _, _, rows = graded
     assert points(rows, "stuck.ipynb") == {n: int(n in ("02.1", "02.4")) for n in EXERCISES}
@@ -85,6 +87,7 @@ def test_a_bad_cell_costs_only_itself(graded):
     assert points(rows, "forged.ipynb")["02.1"] == 0  # our question, our `check`
 
 
+@pytest.mark.slow
 def test_what_ends_a_kernel_keeps_what_was_right_before(graded):
     _, _, rows = graded
     assert points(rows, "dead.ipynb")["02.1"] == points(rows, "hungry.ipynb")["02.1"] == 1
@@ -96,6 +99,7 @@ def test_what_ends_a_kernel_keeps_what_was_right_before(graded):
     assert not [child for child in children if "runner" in " ".join(child.cmdline())]
 
 
+@pytest.mark.slow
 def test_the_table_is_for_a_spreadsheet_and_submissions_stay(graded):
     folder, out, rows = graded
     with (out / grading.TABLE).open(encoding="utf-8-sig", newline="") as file:
@@ -105,6 +109,7 @@ def test_the_table_is_for_a_spreadsheet_and_submissions_stay(graded):
     assert json.loads((folder / "lazy.ipynb").read_text())["cells"][-1]["outputs"] == []
 
 
+@pytest.mark.slow
 def test_a_second_run_does_only_what_changed(graded, monkeypatch):
     folder, out, rows = graded
     again = []

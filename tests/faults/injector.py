@@ -391,10 +391,12 @@ def _main(settings: dict[str, Any]) -> dict[str, Any]:
     status, output, writes, trials = _trial(root, settings["command"], settings["hows"], logs)
     assert status == 0, output
     wanted, known = _meanings(_state(root), logs), {}
+    no_inputs = [*logs, *settings["results"]]
+    inputs = _meanings(given, no_inputs)
     for trial in trials:
         state = trial.pop("state")
         trial["output"] = trial["output"][-2000:]
-        trial["input"] = _changed(_meanings(given, [*logs, *settings["results"]]), _meanings(state, logs))
+        trial["input"] = _changed(inputs, _meanings(state, no_inputs))
         if (key := _key(state, logs)) not in known:
             known[key] = _run_again(root, settings["again"], state, wanted, logs, holds)
         trial |= known[key]

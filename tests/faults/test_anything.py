@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -118,6 +119,7 @@ def test_check_and_prepare(layout, found):
     try_all(layout, found, commands)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, **ALWAYS)
 @given(LAYOUTS, st.lists(pairs(tame=True), min_size=3, max_size=6))
 def test_train_and_predict(layout, found):

@@ -35,6 +35,7 @@ def test_convert_survives_a_fault_at_every_write(tmp_path):
     check_trials(try_every_write(tmp_path / "given", command, logs=[".out.convert.lock"]))
 
 
+@pytest.mark.slow
 def test_predict_survives_a_fault_at_every_write(tmp_path):
     for k in range(2):
         add(tmp_path / "given/data", f"p{k}", label=False)
@@ -43,6 +44,7 @@ def test_predict_survives_a_fault_at_every_write(tmp_path):
     check_trials(try_every_write(tmp_path / "given", command))
 
 
+@pytest.mark.slow
 def test_run_survives_a_fault_at_every_write(tmp_path):
     (tmp_path / "given/notebooks").mkdir(parents=True)
     for number in "12":

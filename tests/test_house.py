@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -59,3 +61,17 @@ def test_rooms_have_no_code_in_their_init_and_no_module_is_too_long():
     long = {path.name for path, text in modules.items() if text.count("\n") > 600}
     assert long <= data
     assert len(list((ROOT / "m2f_helpers").glob("*.py"))) <= 17
+
+
+CALLS = "permute|reshape|flatten|transpose|squeeze|unsqueeze|argmax|amax|cat|stack|einsum|interpolate"
+SHAPING = re.compile(rf"\.({CALLS})\(|= upsample\(|keepdim")
+
+
+@pytest.mark.parametrize("module", ["inference/segment.py", "inference/upsampling.py", "finetune/batches.py"])
+def test_a_line_that_changes_a_shape_says_to_which(module):
+    """In a comment with the letters of the house: `(B, Q, H, W)`."""
+    text = (ROOT / "m2f_helpers" / module).read_text(encoding="utf-8")
+    docstrings = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Expr)]
+    words = {n for node in docstrings for n in range(node.lineno, node.end_lineno + 1)}
+    lines = [line.strip() for n, line in enumerate(text.splitlines(), 1) if n not in words and SHAPING.search(line)]
+    assert len(lines) >= 2 and [line for line in lines if not re.search(r"#.*\(.*\)", line)] == []

@@ -60,8 +60,8 @@ def first_batch(source: Source, model: Any, seed: int = 0) -> Batch:
     prepared = model.data_preprocessor(data, training=True)
     inputs, samples = prepared["inputs"], prepared["data_samples"]
     pixels = inputs * model.data_preprocessor.std + model.data_preprocessor.mean  # (B, 3, H, W), 0..255
-    images = pixels.permute(0, 2, 3, 1).round().clamp(0, 255).byte().numpy()
-    label_maps = torch.cat([sample.gt_sem_seg.data for sample in samples]).byte().numpy()
+    images = pixels.permute(0, 2, 3, 1).round().clamp(0, 255).byte().numpy()  # (B, H, W, 3)
+    label_maps = torch.cat([sample.gt_sem_seg.data for sample in samples]).byte().numpy()  # (B, H, W)
     return Batch(inputs, images, label_maps, samples)
 
 

@@ -62,22 +62,22 @@ def winners(
         ids of the classes looked at `(n,)`, ascending.
     """
     probabilities = class_logits.softmax(-1)[..., :-1]  # (1, Q, K)
-    total = probabilities.sum(-1, keepdim=True)
+    total = probabilities.sum(-1, keepdim=True)  # (1, Q, 1)
     masks = upsample(mask_logits, padded).sigmoid_()  # (1, Q, *padded), in place: the largest array there is
     for least in LIKELY:
         likely = probabilities[0].amax(0) >= least  # (K,)
-        ids, rest = likely.nonzero()[:, 0], (probabilities * ~likely).amax(-1, keepdim=True)
+        ids, rest = likely.nonzero()[:, 0], (probabilities * ~likely).amax(-1, keepdim=True)  # (n,), (1, Q, 1)
         votes = torch.cat((probabilities[..., ids], rest, total), -1)  # (1, Q, n + 2)
-        scores = inner(torch.einsum("bqk,bqhw->bkhw", votes, masks))
+        scores = inner(torch.einsum("bqk,bqhw->bkhw", votes, masks))  # (1, n + 2, h, w)
         if not len(ids):
             continue
-        places, best = upsampled_argmax(scores[:, :-2], size, WHOLE // 8)
+        places, best = upsampled_argmax(scores[:, :-2], size, WHOLE // 8)  # (1, n, h, w) -> (H, W) each
         if least == 0:
             break
         bound = upsample(scores[:, -2:-1], size)[0, 0].div_(best)  # (H, W): what the others could have, at most
         if bool((bound < 1 - 1e-5).all()):  # rounding must not decide
             break
-    return places, best, upsample(scores[:, -1:], size)[0, 0], ids
+    return places, best, upsample(scores[:, -1:], size)[0, 0], ids  # the sum: (1, 1, h, w) -> (H, W)
 
 
 def _possible_winners(scores: Tensor) -> Tensor:

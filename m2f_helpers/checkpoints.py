@@ -264,10 +264,14 @@ def _what_zip_it_is(path: Path) -> str:
 def load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> LoadReport:
     """Copy those tensors into the model that have the same name and shape; leave the others as they are.
 
-    Raises: ValueError if not a single tensor fits.
+    Raises: ValueError if not a single tensor fits, or one holds whole numbers where the model has none.
     """
     own = model.state_dict()
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    state = {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    real = {name for name in own if own[name].is_floating_point()}
+    if whole := next((n for n in state if n in real and not state[n].is_floating_point()), ""):
+        said = f"{whole} holds {state[whole].dtype}, expected floating-point numbers"
+        raise ValueError(f"{said}: these weights were made smaller (quantised), take the original ones")
     fitting = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
     if not fitting:
         raise ValueError("none of the file's tensors fits the model: these are weights of another model")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from m2f_helpers import config
-from m2f_helpers.checkpoints import clean
+from m2f_helpers.checkpoints import clean, demo_weights
 from tests.faults.table import Fault, data, flat, pair, write, write_image
 
 TRAIN = "train --data data --out out --crop 64 64 --batch-size 2 --iterations 2 --device cpu --weights "
@@ -59,6 +59,12 @@ def zip_of(*names: str) -> bytes:
     return buffer.getvalue()
 
 
+def quantised() -> bytes:
+    """The demo's own weights as whole numbers, which torch would turn back without a word."""
+    state = torch.load(demo_weights(), weights_only=True)["state_dict"]
+    return saved({"state_dict": {name: tensor.to(torch.int8) for name, tensor in state.items()}})
+
+
 def yolo() -> bytes:
     """A file of Ultralytics holds a whole model, which names their class."""
     module = types.ModuleType("ultralytics.nn.tasks")
@@ -99,6 +105,7 @@ NOT_WEIGHTS = {
         "refused, the file wants more than to store weights",
     ),
     "a checkpoint without weights": (lambda: saved({"epoch": 3}), "no weights in this file; its entries are epoch"),
+    "quantised weights": (quantised, r"holds torch.int8, expected floating-point numbers: .*take the original"),
     "another model's weights": (checkpoint, "none of the file's tensors fits the model"),
 }
 ROWS = [

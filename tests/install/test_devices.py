@@ -74,7 +74,8 @@ def test_free_memory_is_the_least_of_system_container_and_ulimit(monkeypatch, tm
 @pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v works on Linux")
 def test_free_memory_under_ulimit():
     code = "from m2f_helpers.install.devices import free_memory; print(free_memory())"
-    command = f"ulimit -v 3000000; {sys.executable} -c '{code}'"
+    # 8 GB: torch with CUDA's libraries does not load in 3
+    command = f"ulimit -v 8000000; {sys.executable} -c '{code}'"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 3_000_000 * 1024
+    assert int(done.stdout) < 8_000_000 * 1024

@@ -180,8 +180,10 @@ def make_folder(path: str | Path) -> Path:
 def check_apart(data: str | Path, out: str | Path) -> None:
     """ValueError if one of the two folders is the other or lies in it: results would be taken for data.
 
-    FileExistsError if `out` is a file.
+    FileExistsError if `out` is a file, FileNotFoundError if it is a link to nothing.
     """
+    if os.path.islink(out) and not os.path.exists(out):  # from Python 3.13 on, `resolve` takes a loop without a word
+        raise FileNotFoundError(f"{out} is a link that leads back to itself, or to nothing: choose another folder")
     a, b = Path(data).resolve(), Path(out).resolve()
     if b.is_file():
         raise FileExistsError(f"{out} is a file: choose another folder")

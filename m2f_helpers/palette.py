@@ -10,7 +10,7 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class SceneClass:
     names: tuple[str, ...]
     color: tuple[int, int, int]
     on_disk: tuple[int, ...]
-    share: float = float("nan")
+    share: float = field(default=float("nan"), compare=False)  # from Python 3.13 on, NaN makes equal ones differ
     stuff: bool | None = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from m2f_helpers.palette import (
     IGNORE,
     IGNORE_COLOR,
     UNKNOWN,
+    Palette,
     ade20k_palette,
     distinct_colors,
     load_palette,
@@ -216,3 +218,10 @@ def test_bad_classes_file_gets_one_sentence_with_its_name(tmp_path, text, messag
     with pytest.raises(ValueError, match=message) as error:
         read_classes(path)
     assert str(path) in str(error.value)
+
+
+def test_classes_whose_share_nobody_knows_are_equal():
+    """NaN is no NaN's equal: a tuple overlooks that for one and the same object, Python 3.13's dataclasses do not."""
+    one = own_palette(["soil", "plant"])
+    other = Palette(tuple(replace(entry, share=float("nan")) for entry in one.classes), one.ignored)
+    assert one == other and one != own_palette(["soil", "plants"])

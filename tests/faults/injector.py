@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 HOWS = ("fail", "full", "kill")
-LOCK = ".m2f.lock"  # holds the time of its use
+LOCK = ".lock"  # ends the names of files that hold the time of their use; no fork while one is taken
 State = dict[str, "tuple[bytes, int] | None"]  # what lies in a folder: bytes and time of a file, None for a folder
 
 
@@ -110,7 +110,7 @@ class _Faults:
         self.deletes = {name: getattr(os, name) for name in ("unlink", "remove", "rmdir", "truncate")}
 
     def inside(self, path: Any) -> bool:
-        if not isinstance(path, (str, bytes, os.PathLike)) or os.path.basename(os.fsdecode(path)) == LOCK:
+        if not isinstance(path, (str, bytes, os.PathLike)) or os.fsdecode(path).endswith(LOCK):
             return False
         return os.path.abspath(os.fsdecode(path)).startswith(self.root + os.sep)
 

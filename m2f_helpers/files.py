@@ -170,25 +170,28 @@ def _holder(path: Path) -> str:
 
 def make_folder(path: str | Path) -> Path:
     """The folder, made if it is not there. OSError says in a sentence why not."""
-    try:
-        os.makedirs(path, exist_ok=True)
-    except FileExistsError:
-        raise FileExistsError(f"{path} is a file: choose another folder") from None
+    _check_place(path)
+    os.makedirs(path, exist_ok=True)
     return Path(path)
 
 
 def check_apart(data: str | Path, out: str | Path) -> None:
     """ValueError if one of the two folders is the other or lies in it: results would be taken for data.
 
-    FileExistsError if `out` is a file, FileNotFoundError if it is a link to nothing.
+    OSError if `out` can be no folder.
     """
-    if os.path.islink(out) and not os.path.exists(out):  # from Python 3.13 on, `resolve` takes a loop without a word
-        raise FileNotFoundError(f"{out} is a link that leads back to itself, or to nothing: choose another folder")
+    _check_place(out)
     a, b = Path(data).resolve(), Path(out).resolve()
-    if b.is_file():
-        raise FileExistsError(f"{out} is a file: choose another folder")
     if a == b or a in b.parents or b in a.parents:
         raise ValueError(f"the data {data} and {out} must not contain each other: choose another output folder")
+
+
+def _check_place(path: str | Path) -> None:
+    """What stands where a folder is wanted is one, or nothing."""
+    if os.path.islink(path) and not os.path.exists(path):  # from Python 3.13 on, `resolve` takes a loop without a word
+        raise FileNotFoundError(f"{path} is a link that leads back to itself, or to nothing: choose another folder")
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise FileExistsError(f"{path} is a file: choose another folder")
 
 
 _FIXES = {

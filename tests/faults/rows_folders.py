@@ -20,6 +20,7 @@ ROWS = [
     Fault("no scene at all", lambda f: None, "scenes out --train 0 --val 0", "expected at least one pair to draw"),
     Fault("ADE20K from junk", lambda f: write(f / "a.zip", ""), "ade20k new --archive a.zip", "no complete zip file"),
     Fault("train into a link to itself", lambda f: (data(f), out_leads_to_itself(f)), RANDOM, "leads back to itself"),
+    Fault("scenes into a link to itself", out_leads_to_itself, "scenes out --train 1 --val 1", "leads back to itself"),
     Fault(
         "convert into a link to itself",
         lambda f: (flat(f), out_leads_to_itself(f)),

@@ -114,7 +114,7 @@ def _check_description(root: Path, description: dict) -> None:
         if found != description:
             raise ValueError(f"{root} holds scenes drawn with {found}, wanted {description}: choose another folder")
         return
-    root.mkdir(parents=True, exist_ok=True)
+    files.make_folder(root)
     files.write(path, json.dumps(description))
 
 
